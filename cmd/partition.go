@@ -1,0 +1,7 @@
+package cmd
+
+import "github.com/spf13/cobra"
+
+func newPartitionCmd(_ *App) *cobra.Command {
+	return &cobra.Command{Use: "partition", Short: "Create, list and prune partitions"}
+}
