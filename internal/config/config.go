@@ -1,4 +1,5 @@
 // Package config reads auditdb's settings: flag before environment before configuration file before default.
+// Every key is declared once, in keys.go; the package knows for each value where it came from.
 package config
 
 import "time"
@@ -17,17 +18,26 @@ type Config struct {
 
 	Output      string        // table, json, yaml, csv or ndjson
 	Timeout     time.Duration // bounds the command; 0: none
-	LockTimeout time.Duration // bounds one attempt at a table lock
+	LockTimeout time.Duration // bounds one attempt at a table lock; 0: none
 	Wait        time.Duration // bounds waiting for other runs and retries of table locks together; 0: do not wait
 	WaitForDB   time.Duration // waits this long for a server that is starting
 	NoColor     bool
 	Quiet       bool
-	Yes         bool
+	Yes         bool // only by flag: a confirmation belongs to one command line
+
+	File     string    // the configuration file that was read, or ""
+	settings []Setting // every key, in the order of keys.go
+	secrets  []string  // texts that must never be shown
+
+	namesDatabase bool
 }
+
+// NamesDatabase tells whether anything names a database: the flag, the environment, the file, or libpq's own variables.
+func (c *Config) NamesDatabase() bool { return c.namesDatabase }
 
 // Database says where PostgreSQL is.
 type Database struct {
-	URL           string // libpq URL or keyword string
+	URL           string // libpq URL or keyword string; secret
 	Replicas      []string
 	MaxReplicaLag time.Duration
 	MaxConns      int32
@@ -35,7 +45,7 @@ type Database struct {
 
 // Redis says where Redis is; without a URL it is not used.
 type Redis struct {
-	URL      string
+	URL      string // secret
 	Required bool
 	LockTTL  time.Duration
 }
@@ -70,18 +80,18 @@ type Breaker struct {
 // Health holds the settings of single checks by name.
 type Health struct{ Checks map[string]Check }
 
-// Check is one health check's setting; nil means the check's own default.
+// Check is one health check's setting. Limits are kept as written, "" where the check's own default stands.
 type Check struct {
 	Enabled  *bool
-	Warning  any
-	Critical any
+	Warning  string
+	Critical string
 }
 
 // Alerts says where health alerts go.
 type Alerts struct {
 	Alertmanager  string
-	WebhookURL    string
-	WebhookSecret string
+	WebhookURL    string // secret: services put tokens into its path
+	WebhookSecret string // secret
 }
 
 // Log sets what goes to standard error.
@@ -89,3 +99,19 @@ type Log struct {
 	Level  string // debug, info, warn or error
 	Format string // text or json
 }
+
+// Setting is one key with its effective value and where that came from.
+type Setting struct {
+	Key    string `json:"key"`
+	Value  any    `json:"value"`  // secrets redacted; durations in seconds, sizes in bytes; null where nothing is set
+	Source string `json:"source"` // default, file, environment or flag
+	Origin string `json:"origin"` // path:line, the variable's or the flag's name; "" for a default
+
+	Text string `json:"-"` // the value for a person, in the file's notation
+}
+
+// Settings lists every key with its value and source, secrets redacted.
+func (c *Config) Settings() []Setting { return c.settings }
+
+// Redactor gives the mask for everything that is written for people: no secret of this configuration passes it.
+func (c *Config) Redactor() *Redactor { return NewRedactor(c.secrets...) }
