@@ -1,0 +1,296 @@
+package integrity
+
+import (
+	"crypto/ed25519"
+	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"golang.org/x/mod/sumdb/note"
+
+	"auditdb/internal/fault"
+)
+
+// The info strings from which HKDF-SHA256 (RFC 5869, no salt) derives everything out of the one secret.
+const (
+	infoMAC   = "auditdb/1 mac"
+	infoSign  = "auditdb/1 ed25519"
+	infoKeyID = "auditdb/1 key id"
+
+	seedSize     = 32
+	keyIDBytes   = 4
+	checkBytes   = 16
+	secretPrefix = "auditdb-secret-1+"
+	macDomain    = "auditdb/log/1\n"
+)
+
+// Keys are the secret keys of one integrity log, derived from one seed: they authenticate records and sign checkpoints.
+type Keys struct {
+	origin string
+	seed   [seedSize]byte
+	mac    []byte
+	id     string
+	check  string
+	public ed25519.PublicKey
+	signer note.Signer
+	pub    *PublicKey
+}
+
+// Generate makes new keys from the system's random source. origin names the log in its checkpoints (C2SP: a schema-less URL such
+// as audit.example.com/main); empty: auditdb/<key id>.
+func Generate(origin string) (*Keys, error) {
+	var seed [seedSize]byte
+	if _, err := rand.Read(seed[:]); err != nil {
+		return nil, fmt.Errorf("read random bytes: %w", err)
+	}
+	return deriveKeys(origin, seed)
+}
+
+func deriveKeys(origin string, seed [seedSize]byte) (*Keys, error) {
+	k := &Keys{seed: seed}
+	var err error
+	if k.mac, err = derive(seed, infoMAC); err != nil {
+		return nil, err
+	}
+	private, err := derive(seed, infoSign)
+	if err != nil {
+		return nil, err
+	}
+	id, err := derive(seed, infoKeyID)
+	if err != nil {
+		return nil, err
+	}
+	k.id, k.check = hex.EncodeToString(id[:keyIDBytes]), hex.EncodeToString(id[keyIDBytes:keyIDBytes+checkBytes])
+	if origin == "" {
+		origin = "auditdb/" + k.id
+	}
+	if err := checkOrigin(origin); err != nil {
+		return nil, err
+	}
+	k.origin = origin
+	key := ed25519.NewKeyFromSeed(private)
+	k.public, _ = key.Public().(ed25519.PublicKey)
+	k.signer, k.pub, err = noteKeys(origin, key.Seed(), k.public)
+	return k, err
+}
+
+func derive(seed [seedSize]byte, info string) ([]byte, error) {
+	b, err := hkdf.Key(sha256.New, seed[:], nil, info, sha256.Size)
+	if err != nil {
+		return nil, fmt.Errorf("derive %q: %w", info, err)
+	}
+	return b, nil
+}
+
+// noteKeys builds the signer and the public key in the forms of C2SP signed-note.
+func noteKeys(origin string, seed []byte, public ed25519.PublicKey) (note.Signer, *PublicKey, error) {
+	vkey, err := note.NewEd25519VerifierKey(origin, public)
+	if err != nil {
+		return nil, nil, fmt.Errorf("encode verifier key: %w", err)
+	}
+	pub, err := ParsePublic(vkey)
+	if err != nil {
+		return nil, nil, err
+	}
+	secret := append([]byte{1}, seed...) // 1: Ed25519
+	signer, err := note.NewSigner(fmt.Sprintf("PRIVATE+KEY+%s+%08x+%s", origin, pub.verifier.KeyHash(), base64.StdEncoding.EncodeToString(secret)))
+	if err != nil {
+		return nil, nil, errors.New("make signer: malformed key")
+	}
+	return signer, pub, nil
+}
+
+func checkOrigin(origin string) error {
+	if origin == "" || len(origin) > 255 || !utf8.ValidString(origin) || strings.Contains(origin, "+") ||
+		strings.IndexFunc(origin, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }) >= 0 {
+		return fault.New(fault.Config, "use a name such as audit.example.com/main", "origin %q: want 1 to 255 bytes without spaces and '+'", origin)
+	}
+	return nil
+}
+
+// Origin returns the name of the log in its checkpoints.
+func (k *Keys) Origin() string { return k.origin }
+
+// ID returns the eight hex digits that name the key in the log.
+func (k *Keys) ID() string { return k.id }
+
+// Check returns the key check value that the log's key record holds: a key with another value is the wrong key, not a sign of tampering.
+func (k *Keys) Check() string { return k.check }
+
+// Public returns what others need to verify checkpoints.
+func (k *Keys) Public() *PublicKey { return k.pub }
+
+// WithOrigin returns the same keys for a log of another name.
+func (k *Keys) WithOrigin(origin string) (*Keys, error) { return deriveKeys(origin, k.seed) }
+
+// MAC returns HMAC-SHA256 of a record's text under the log's MAC key.
+func (k *Keys) MAC(record []byte) [sha256.Size]byte {
+	h := hmac.New(sha256.New, k.mac)
+	h.Write([]byte(macDomain))
+	h.Write(record)
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
+// CheckMAC tells whether mac belongs to record, in constant time.
+func (k *Keys) CheckMAC(record, mac []byte) bool {
+	want := k.MAC(record)
+	return hmac.Equal(want[:], mac)
+}
+
+// String never shows the secret.
+func (k *Keys) String() string { return "integrity key " + k.id + " of " + k.origin }
+
+// GoString never shows the secret.
+func (k *Keys) GoString() string { return k.String() }
+
+// Encode returns the text of the key file. It is the secret.
+func (k *Keys) Encode() []byte {
+	return fmt.Appendf(nil, `# auditdb integrity key: secret, keep it off the database host and back it up
+# key id %s
+# check %s
+# public %s
+%s%s+%s
+`, k.id, k.check, k.pub.Encode(), secretPrefix, k.origin, base64.StdEncoding.EncodeToString(k.seed[:]))
+}
+
+// ParseKeys reads the text of a key file. No error shows any part of the secret.
+func ParseKeys(text []byte) (*Keys, error) {
+	const hint = "make one with `auditdb integrity keygen -f FILE`"
+	var keys *Keys
+	var check string
+	for line := range strings.Lines(string(text)) {
+		line = strings.TrimSpace(line)
+		if c, ok := strings.CutPrefix(line, "# check "); ok {
+			check = c
+		}
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		rest, ok := strings.CutPrefix(line, secretPrefix)
+		if !ok || keys != nil {
+			return nil, fault.New(fault.Config, hint, "not an integrity key file: want one line that begins with %s", secretPrefix)
+		}
+		origin, seed64, _ := strings.Cut(rest, "+")
+		seed, err := base64.StdEncoding.Strict().DecodeString(seed64)
+		if err != nil || len(seed) != seedSize {
+			return nil, fault.New(fault.Config, hint, "damaged integrity key file: the secret is not %d bytes of base64", seedSize)
+		}
+		if keys, err = deriveKeys(origin, [seedSize]byte(seed)); err != nil {
+			return nil, err
+		}
+	}
+	if keys == nil {
+		return nil, fault.New(fault.Config, hint, "not an integrity key file: it has no key")
+	}
+	if check != "" && check != keys.check {
+		return nil, fault.New(fault.Config, "restore the file from its backup", "damaged integrity key file: its check value does not fit the secret")
+	}
+	return keys, nil
+}
+
+// LoadKeys reads a key file. A file that cannot be read is unavailable (3); one that others than its owner may use, or that is no
+// key file, is a configuration error (2).
+func LoadKeys(path string) (*Keys, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fault.New(fault.Unavailable, "check integrity.key_file", "read integrity key: %w", err)
+	}
+	if mode := info.Mode().Perm(); mode&0o077 != 0 {
+		return nil, fault.New(fault.Config, "chmod 600 "+path, "integrity key %s has mode %04o: others may read it", path, mode)
+	}
+	text, err := os.ReadFile(path) //nolint:gosec // the path is the user's own setting
+	if err != nil {
+		return nil, fault.New(fault.Unavailable, "check integrity.key_file", "read integrity key: %w", err)
+	}
+	keys, err := ParseKeys(text)
+	if err != nil {
+		return nil, fmt.Errorf("read integrity key %s: %w", path, err)
+	}
+	return keys, nil
+}
+
+// Save writes the key file with mode 0600. A file that exists already is refused (6) and left as it is.
+func (k *Keys) Save(path string) error { return createFile(path, k.Encode(), 0o600) }
+
+// PublicKey verifies checkpoints; it proves nothing about single records' MACs.
+type PublicKey struct {
+	vkey     string
+	verifier note.Verifier
+}
+
+// ParsePublic reads a C2SP verifier key (vkey), such as keygen prints; comment lines are skipped.
+func ParsePublic(text string) (*PublicKey, error) {
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		v, err := note.NewVerifier(line)
+		if err != nil {
+			return nil, fault.New(fault.Config, "use the line that `auditdb integrity keygen` printed", "not a verifier key: %w", err)
+		}
+		return &PublicKey{vkey: line, verifier: v}, nil
+	}
+	return nil, fault.New(fault.Config, "use the line that `auditdb integrity keygen` printed", "not a verifier key: no key found")
+}
+
+// LoadPublic reads a public key file.
+func LoadPublic(path string) (*PublicKey, error) {
+	text, err := os.ReadFile(path) //nolint:gosec // the path is the user's own setting
+	if err != nil {
+		return nil, fault.New(fault.Unavailable, "check integrity.public_key_file", "read public key: %w", err)
+	}
+	p, err := ParsePublic(string(text))
+	if err != nil {
+		return nil, fmt.Errorf("read public key %s: %w", path, err)
+	}
+	return p, nil
+}
+
+// Encode returns the C2SP verifier key line.
+func (p *PublicKey) Encode() string { return p.vkey }
+
+// Origin returns the log's name as the key has it.
+func (p *PublicKey) Origin() string { return p.verifier.Name() }
+
+// Save writes the public key file. A file that exists already is refused (6).
+func (p *PublicKey) Save(path string) error { return createFile(path, []byte(p.vkey+"\n"), 0o644) }
+
+// createFile makes a file that did not exist, with its final mode from the start, and makes it durable.
+func createFile(path string, text []byte, mode fs.FileMode) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode) //nolint:gosec // the path is the user's own choice
+	if errors.Is(err, fs.ErrExist) {
+		return fault.New(fault.Refused, "choose another file, or move the old one away", "%s exists and is not overwritten", path)
+	}
+	if err != nil {
+		return fmt.Errorf("create %s: %w", path, err)
+	}
+	_, err = f.Write(text)
+	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
+	if err == nil {
+		err = syncFolder(filepath.Dir(path))
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, errors.Join(err, os.Remove(path)))
+	}
+	return nil
+}
+
+func syncFolder(path string) error {
+	d, err := os.Open(path) //nolint:gosec // the folder of a path that the user chose
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

@@ -1,0 +1,167 @@
+package integrity
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"auditdb/internal/fault"
+	"auditdb/pkg/audit"
+)
+
+// Querier is what reads of this package need: a pool, a connection or a transaction.
+type Querier interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// relation is what the catalog says about a table or a partition.
+type relation struct {
+	oid          uint32
+	schema, name string
+	kind         byte // pg_class.relkind
+	rules        int64
+	rowSecurity  bool
+	keyColumn    string // of a partitioned table with a single-column key
+	columns      []audit.Column
+}
+
+const sqlRelation = `
+SELECT c.oid, n.nspname, c.relname, c.relkind::text, (SELECT count(*) FROM pg_rewrite w WHERE w.ev_class = c.oid), c.relrowsecurity,
+       coalesce((SELECT a.attname FROM pg_partitioned_table p JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = p.partattrs[0]
+                 WHERE p.partrelid = c.oid AND p.partnatts = 1), ''),
+       ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
+       ARRAY(SELECT t.typname::text FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace`
+
+func scanRelation(row pgx.Row) (relation, error) {
+	var r relation
+	var kind string
+	var names, types []string
+	err := row.Scan(&r.oid, &r.schema, &r.name, &kind, &r.rules, &r.rowSecurity, &r.keyColumn, &names, &types)
+	if err != nil {
+		return r, err
+	}
+	r.kind = kind[0]
+	for i, name := range names {
+		r.columns = append(r.columns, audit.Column{Name: name, Type: types[i], Personal: isPersonal(name)})
+	}
+	return r, nil
+}
+
+// readRelation reads one relation by oid.
+func readRelation(ctx context.Context, q Querier, oid uint32) (relation, error) {
+	r, err := scanRelation(q.QueryRow(ctx, sqlRelation+" WHERE c.oid = $1", oid))
+	if err != nil {
+		return r, fmt.Errorf("read the catalog of relation %d: %w", oid, err)
+	}
+	return r, nil
+}
+
+// isPersonal tells whether a column is hashed under the row's salt, so that it can be erased.
+func isPersonal(column string) bool {
+	switch column {
+	case "principal_id", "target_resource_id", "outcome_description", "details":
+		return true
+	}
+	return false
+}
+
+const (
+	saltColumn     = "salt"
+	idColumn       = "id"
+	recordedColumn = "recorded_at"
+)
+
+// format returns the leaf format of a table as it stands: every column in catalog order, personal ones apart, the salt left out.
+func (r relation) format() (audit.Format, error) {
+	f := audit.Format{Version: audit.FormatVersion}
+	for _, c := range r.columns {
+		switch {
+		case c.Name == saltColumn && c.Type == "uuid":
+			f.Salt = c.Name
+		case c.Personal:
+			f.Personal = append(f.Personal, c)
+		default:
+			f.Core = append(f.Core, c)
+		}
+	}
+	if i := f.Index(idColumn); i < 0 || i >= len(f.Core) {
+		return f, fault.New(fault.Config, "only tables with a column id can be sealed", "%s.%s has no column id", r.schema, r.name)
+	}
+	return f, nil
+}
+
+// partition is one entry of a table's partition list.
+type partition struct {
+	oid   uint32
+	ref   PartitionRef
+	rel   relation
+	pages int64
+}
+
+// readPartitions lists the partitions of a table in the order of their bounds, as the catalog has them.
+func readPartitions(ctx context.Context, q Querier, table uint32) ([]partition, error) {
+	rows, err := q.Query(ctx, `
+SELECT i.inhrelid, n.nspname || '.' || c.relname, pg_get_expr(c.relpartbound, c.oid), c.relpages
+FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE i.inhparent = $1 AND NOT i.inhdetachpending ORDER BY i.inhrelid`, table)
+	if err != nil {
+		return nil, fmt.Errorf("list partitions: %w", err)
+	}
+	parts, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (partition, error) {
+		var p partition
+		var bound string
+		if err := row.Scan(&p.oid, &p.ref.Name, &bound, &p.pages); err != nil {
+			return p, err
+		}
+		var err error
+		p.ref.Range, err = parseBound(bound)
+		return p, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list partitions: %w", err)
+	}
+	sortPartitions(parts)
+	return parts, nil
+}
+
+// parseBound reads the partition bound of pg_get_expr for a key of type timestamptz, timestamp or date in a session with time zone UTC
+// and DateStyle ISO.
+func parseBound(expr string) (Range, error) {
+	if expr == "DEFAULT" {
+		return DefaultRange(), nil
+	}
+	from, to, ok := strings.Cut(strings.TrimSuffix(strings.TrimPrefix(expr, "FOR VALUES FROM ("), ")"), ") TO (")
+	if !ok || !strings.HasPrefix(expr, "FOR VALUES FROM (") {
+		return Range{}, fmt.Errorf("partition bound %q is not a range of one time", expr)
+	}
+	var r Range
+	var err error
+	if r.From, r.FromMin, err = parseEnd(from, "MINVALUE", "'-infinity'"); err != nil {
+		return r, err
+	}
+	r.To, r.ToMax, err = parseEnd(to, "MAXVALUE", "'infinity'")
+	return r, err
+}
+
+func parseEnd(s string, open ...string) (time.Time, bool, error) {
+	for _, o := range open {
+		if s == o {
+			return time.Time{}, true, nil
+		}
+	}
+	v := strings.Trim(s, "'")
+	for _, layout := range []string{"2006-01-02 15:04:05.999999-07", "2006-01-02 15:04:05.999999", "2006-01-02"} {
+		if t, err := time.Parse(layout, v); err == nil {
+			return t.UTC(), false, nil
+		}
+	}
+	return time.Time{}, false, fmt.Errorf("partition bound %q is not a time", s)
+}

@@ -1,0 +1,138 @@
+package integrity
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+// logEnd is the end of the log as the database has it.
+type logEnd struct {
+	size           int64
+	keyID          string // of the last record
+	isolation      string
+	durable        bool // synchronous_commit is on or better
+	checkpointSize int64
+	root           tlog.Hash
+	note           string
+	edge           [][]byte // empty when the caller's known end is still the end
+	touched        []int16  // those of the asked tables that the log knows
+}
+
+func logLockKey() int64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte("auditdb:log"))
+	return int64(h.Sum64()) //nolint:gosec // two's complement
+}
+
+// sqlTail reads the end of the log. The indexes of the right edge follow from the size: for each bit k of it the full subtree of level
+// k is node (size>>k)-1, stored at index 2m - popcount(m) + k, where m = ((size>>k)<<k) - 1 is its last record (tlog.StoredHashIndex).
+const sqlTail = `
+SELECT s.n, coalesce((SELECT l.key_id FROM auditdb.log l WHERE l.seq = s.n - 1), ''),
+       current_setting('transaction_isolation'), current_setting('synchronous_commit') IN ('on', 'remote_apply'),
+       coalesce(c.size, 0), coalesce(c.root, ''), coalesce(c.note, ''),
+       CASE WHEN c.size = $1 AND c.root = $2 THEN '{}' ELSE ARRAY(
+         SELECT h.hash FROM generate_series(0, 62) k
+         JOIN auditdb.log_hash h ON h.idx = 2 * (((s.n >> k) << k) - 1) - bit_count((((s.n >> k) << k) - 1)::bit(64)) + k
+         WHERE (s.n >> k) & 1 = 1 ORDER BY k DESC) END,
+       ARRAY(SELECT t FROM unnest($3::smallint[]) t WHERE EXISTS (SELECT FROM auditdb.log_partition p WHERE p.table_id = t))
+FROM (SELECT coalesce(max(seq), -1) + 1 AS n FROM auditdb.log) s
+LEFT JOIN LATERAL (SELECT size, root, note FROM auditdb.checkpoint ORDER BY size DESC LIMIT 1) c ON true`
+
+// lockTail takes the log's lock and reads the log's end in a statement of its own, whose snapshot is younger than the lock; both go
+// in one round trip.
+func lockTail(ctx context.Context, tx pgx.Tx, known tail, tables []int16) (logEnd, error) {
+	var end logEnd
+	var root []byte
+	b := &pgx.Batch{}
+	b.Queue("SELECT pg_advisory_xact_lock($1)", logLockKey())
+	b.Queue(sqlTail, known.edge.size, known.root[:], tables).QueryRow(func(row pgx.Row) error {
+		return row.Scan(&end.size, &end.keyID, &end.isolation, &end.durable, &end.checkpointSize, &root, &end.note, &end.edge, &end.touched)
+	})
+	if err := tx.SendBatch(ctx, b).Close(); err != nil {
+		return end, err
+	}
+	if len(root) == tlog.HashSize {
+		end.root = tlog.Hash(root)
+	}
+	return end, nil
+}
+
+// queueDurable makes this transaction's commit wait for the disk even where the session does not.
+func queueDurable(b *pgx.Batch) { b.Queue("SET LOCAL synchronous_commit = on") }
+
+// queue adds the inserts of an append.
+func (w *writer) queue(b *pgx.Batch) {
+	b.Queue(`INSERT INTO auditdb.log (seq, record, key_id, mac) SELECT s, r, $3, m FROM unnest($1::bigint[], $2::text[], $4::bytea[]) u(s, r, m)`,
+		w.seqs, w.records, w.keys.id, w.macs)
+	b.Queue(`INSERT INTO auditdb.log_hash (idx, hash) SELECT i, h FROM unnest($1::bigint[], $2::bytea[]) u(i, h)`, w.hashAt, w.hashes)
+	if len(w.touched) > 0 {
+		tables, seqs := make([]int16, len(w.touched)), make([]int64, len(w.touched))
+		from, to := make([]pgtype.Timestamptz, len(w.touched)), make([]pgtype.Timestamptz, len(w.touched))
+		for i, t := range w.touched {
+			tables[i], seqs[i] = t.table, t.seq
+			from[i], to[i] = t.rng.timestamps()
+		}
+		b.Queue(`INSERT INTO auditdb.log_partition (table_id, part_from, part_to, seq)
+SELECT DISTINCT t, f, e, s FROM unnest($1::smallint[], $2::timestamptz[], $3::timestamptz[], $4::bigint[]) u(t, f, e, s)`, tables, from, to, seqs)
+	}
+	for _, s := range w.sets {
+		from, to := s.rng.timestamps()
+		b.Queue(`INSERT INTO auditdb.leaf (seq, table_id, part_from, part_to, block, min_id, max_id, n, ids, leaves, salts)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
+			s.seq, s.table, from, to, s.block, s.set.IDs.Min(), s.set.IDs.Max(), s.set.IDs.Len(), s.set.IDs.Encode(), s.set.Leaves, s.set.Salts)
+	}
+	b.Queue(`INSERT INTO auditdb.checkpoint (size, root, note) VALUES ($1, $2, $3)`, w.checkpoint.Size, w.root[:], w.checkpoint.Note)
+}
+
+// readGenesis reads what names this server and database.
+func readGenesis(ctx context.Context, tx pgx.Tx) (Genesis, error) {
+	var g Genesis
+	var system int64
+	err := tx.QueryRow(ctx, `
+SELECT c.system_identifier, ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int8, current_database()
+FROM pg_control_system() c`).Scan(&system, &g.Timeline, &g.Database)
+	if err != nil {
+		return g, fmt.Errorf("read the server's identity: %w", err)
+	}
+	g.System = uint64(system) //nolint:gosec // the server shows an unsigned number in a bigint
+	return g, nil
+}
+
+// timestamps returns the range as auditdb.leaf and auditdb.log_partition store it.
+func (r Range) timestamps() (from, to pgtype.Timestamptz) {
+	from, to = pgtype.Timestamptz{Valid: true, Time: r.From}, pgtype.Timestamptz{Valid: true, Time: r.To}
+	if r.FromMin || r.Default {
+		from = pgtype.Timestamptz{Valid: true, InfinityModifier: pgtype.NegativeInfinity}
+	}
+	if r.ToMax || r.Default {
+		to = pgtype.Timestamptz{Valid: true, InfinityModifier: pgtype.Infinity}
+	}
+	return from, to
+}
+
+// IsEmpty tells, under the log's lock, that nothing has been logged yet: until then partitions change without a key. The lock is
+// shared and held until the end of the transaction, so no genesis can overlook what the transaction did.
+func IsEmpty(ctx context.Context, tx pgx.Tx) (bool, error) {
+	if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock_shared($1)", logLockKey()); err != nil {
+		return false, fmt.Errorf("lock the integrity log: %w", err)
+	}
+	var empty bool
+	err := tx.QueryRow(ctx, "SELECT NOT EXISTS (SELECT FROM auditdb.log)").Scan(&empty)
+	return empty, err
+}
+
+// Exists tells whether the database has auditdb's own schema.
+func Exists(ctx context.Context, q Querier) (bool, error) {
+	var ok bool
+	err := q.QueryRow(ctx, "SELECT to_regclass('auditdb.log') IS NOT NULL AND to_regclass('auditdb.leaf') IS NOT NULL").Scan(&ok)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return false, nil
+	}
+	return ok, err
+}
