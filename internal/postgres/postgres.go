@@ -5,10 +5,19 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"auditdb/internal/fault"
+)
+
+const (
+	defaultMaxConns       = 8
+	defaultConnectTimeout = 10 * time.Second
+	cleanupTimeout        = 5 * time.Second // rollback, unlock and close after the caller's context has ended
 )
 
 // Options say where to connect and under which session settings.
@@ -17,57 +26,198 @@ type Options struct {
 	Application      string        // becomes application_name "auditdb/<Application>"
 	MaxConns         int32         // pool size; 0: 8
 	StatementTimeout time.Duration // 0: none
-	LockTimeout      time.Duration // one attempt at a table lock; 0: none
-	ConnectTimeout   time.Duration // 0: 10 s
+	LockTimeout      time.Duration // one attempt at a lock, advisory transaction locks included; 0: none
+	ConnectTimeout   time.Duration // 0: 10 s, unless the URL has connect_timeout
 	WaitForDB        time.Duration // keep trying to connect this long while the server starts
-	ReadOnly         bool          // reads may go to any host of a multi-host URL; otherwise only to a primary
-	Log              *slog.Logger
+	ReadOnly         bool          // any host of a multi-host URL will do; otherwise a primary is preferred
+	Log              *slog.Logger  // nil: no log
 }
 
 // DB is an open database: a pool whose every connection has the session settings of this package.
 type DB struct {
-	pool *pgxpool.Pool
-	opts Options
+	pool       *pgxpool.Pool
+	opts       Options
+	config     *pgx.ConnConfig
+	pooling    Pooling
+	searchPath atomic.Pointer[string]
+	strangers  atomic.Bool // a connection's backend was not the one that greeted us: a pooler sits in between
 }
 
-// Open connects and pings. An error has class unavailable (3) and never shows the password.
-func Open(ctx context.Context, o Options) (*DB, error) { return nil, errors.New("not written yet") }
+// Open connects and pings. An error has class config (a URL that cannot be read) or unavailable, and never shows the password.
+func Open(ctx context.Context, o Options) (*DB, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	config, err := parseConfig(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	db := &DB{opts: o, config: config}
+	err = db.openPool(ctx)
+	if errors.Is(err, errStandby) { // no host is a primary: reads work, and changes are refused with the reason
+		db.config.ValidateConnect = nil
+		err = db.openPool(ctx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !db.strangers.Load() {
+		return db, nil
+	}
+	// Nothing was set yet on the pooler's servers: other applications may share them.
+	db.pool.Close()
+	db.pool = nil
+	if db.pooling, err = detectPooling(ctx, db); err != nil {
+		return nil, err
+	}
+	o.Log.LogAttrs(ctx, slog.LevelDebug, "connection pooler in between", slog.String("pooling", db.pooling.String()))
+	if db.pooling == PoolingTransaction {
+		db.config.DefaultQueryExecMode = pgx.QueryExecModeExec // prepared statements stay behind on the pooler's servers
+		db.config.StatementCacheCapacity, db.config.DescriptionCacheCapacity = 0, 0
+	}
+	if err := db.openPool(ctx); err != nil {
+		return nil, err
+	}
+	return db, nil
+}
+
+func (db *DB) openPool(ctx context.Context) error {
+	poolConfig, err := pgxpool.ParseConfig("")
+	if err != nil {
+		return fault.New(fault.Config, "", "read the connection settings: %w", err)
+	}
+	poolConfig.ConnConfig = db.config.Copy()
+	poolConfig.MaxConns = db.opts.MaxConns
+	if poolConfig.MaxConns <= 0 {
+		poolConfig.MaxConns = defaultMaxConns
+	}
+	poolConfig.AfterConnect = db.prepareSession
+	pool, err := pgxpool.NewWithConfig(ctx, poolConfig)
+	if err != nil {
+		return fault.New(fault.Config, "", "make a connection pool: %w", err)
+	}
+	if err := db.awaitServer(ctx, pool); err != nil {
+		pool.Close()
+		return err
+	}
+	db.pool = pool
+	return nil
+}
+
+// awaitServer pings until the server answers, an error is final, or Options.WaitForDB is over.
+func (db *DB) awaitServer(ctx context.Context, pool *pgxpool.Pool) error {
+	err := pool.Ping(ctx)
+	if err == nil {
+		return nil
+	}
+	if db.opts.WaitForDB <= 0 || !isStarting(err) {
+		return db.connectFault(ctx, err)
+	}
+	waitCtx, cancel := context.WithTimeout(ctx, db.opts.WaitForDB)
+	defer cancel()
+	for try := 0; ; try++ {
+		if !pause(waitCtx, jitter(try, 50*time.Millisecond, time.Second)) {
+			return db.connectFault(ctx, err)
+		}
+		again := pool.Ping(waitCtx)
+		if again == nil {
+			return nil
+		}
+		if waitCtx.Err() == nil {
+			err = again
+		}
+		if !isStarting(err) {
+			return db.connectFault(ctx, err)
+		}
+	}
+}
 
 // Close ends all connections.
-func (db *DB) Close() { db.pool.Close() }
+func (db *DB) Close() {
+	if db.pool != nil {
+		db.pool.Close()
+	}
+}
 
 // Pool gives the pool for queries that need no transaction.
 func (db *DB) Pool() *pgxpool.Pool { return db.pool }
 
+// Log gives the logger that the database was opened with; it is never nil.
+func (db *DB) Log() *slog.Logger { return db.opts.Log }
+
+// UserSearchPath is the search_path that the connected role would have had without this package, which empties it.
+// A name that a user typed is resolved under it: SELECT set_config('search_path', $1, true) in a transaction, then to_regclass.
+func (db *DB) UserSearchPath() string {
+	if p := db.searchPath.Load(); p != nil {
+		return *p
+	}
+	return ""
+}
+
 // Connect opens one dedicated connection outside the pool with the same session settings, for locks and for COPY workers.
+// The caller closes it.
 func (db *DB) Connect(ctx context.Context) (*pgx.Conn, error) {
-	return nil, errors.New("not written yet")
+	return db.connect(ctx, db.config.Copy())
+}
+
+func (db *DB) connect(ctx context.Context, config *pgx.ConnConfig) (*pgx.Conn, error) {
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return nil, db.connectFault(ctx, err)
+	}
+	if err := db.prepareSession(ctx, conn); err != nil {
+		closeConn(ctx, conn)
+		return nil, db.connectFault(ctx, err)
+	}
+	return conn, nil
 }
 
 // Tx runs fn in a READ COMMITTED transaction, commits when it returns nil, and otherwise rolls back even when ctx has ended.
+// An error at COMMIT may mean that the transaction was committed and only the answer was lost: never repeat it blindly.
 func (db *DB) Tx(ctx context.Context, fn func(pgx.Tx) error) error {
-	return errors.New("not written yet")
+	return db.TxWith(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, fn)
 }
 
-// Lock is a session advisory lock on a connection of its own.
-type Lock struct{}
-
-// LockHolder names who has a lock.
-type LockHolder struct {
-	PID         int
-	Application string
-	User        string
-	Client      string
-	Since       time.Time // when its session started its present state
+// TxWith is Tx with other transaction options, e.g. a REPEATABLE READ READ ONLY snapshot.
+func (db *DB) TxWith(ctx context.Context, o pgx.TxOptions, fn func(pgx.Tx) error) (err error) {
+	tx, err := db.pool.BeginTx(ctx, o)
+	if err != nil {
+		return db.noted(ctx, err)
+	}
+	finished := false
+	defer func() {
+		if finished {
+			return
+		}
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+		defer cancel()
+		if back := tx.Rollback(undo); back != nil && !errors.Is(back, pgx.ErrTxClosed) {
+			db.opts.Log.LogAttrs(ctx, slog.LevelDebug, "rollback", slog.String("sqlstate", SQLState(back)))
+		}
+	}()
+	if db.pooling == PoolingTransaction {
+		if err := db.localSession(ctx, tx); err != nil {
+			return db.noted(ctx, err)
+		}
+	}
+	if err := fn(tx); err != nil {
+		return db.noted(ctx, err)
+	}
+	finished = true // Commit ends the transaction whatever it returns
+	return db.noted(ctx, tx.Commit(ctx))
 }
 
-// Lock takes the advisory lock called name, waiting up to wait; then a fault.Locked error names the holder.
-func (db *DB) Lock(ctx context.Context, name string, wait time.Duration) (*Lock, error) {
-	return nil, errors.New("not written yet")
+// noted drops the pool's connections after an error which says that their server is no primary any more, so that the next
+// acquire looks for the new one.
+func (db *DB) noted(_ context.Context, err error) error {
+	if SQLState(err) == ReadOnlySQLTransaction {
+		db.pool.Reset()
+	}
+	return err
 }
 
-// Release gives the lock up, also when ctx was cancelled; it is safe to call twice.
-func (l *Lock) Release() {}
-
-// Lost is closed when the lock's connection has died, after which nothing may rely on the lock.
-func (l *Lock) Lost() <-chan struct{} { return nil }
+func closeConn(ctx context.Context, conn *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	defer cancel()
+	_ = conn.Close(ctx) // the server ends the session either way
+}

@@ -1,0 +1,162 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
+	"github.com/jackc/pgx/v5/tracelog"
+
+	"auditdb/internal/fault"
+)
+
+const urlHint = "write postgres://user@host:5432/database; percent-encode special characters in a password, or keep it in PGPASSWORD or a password file"
+
+var errStandby = errors.New("the server is a hot standby")
+
+// parseConfig turns options into the driver's configuration. The driver's own parse errors can show parts of a
+// password, so only their kind is reported.
+func parseConfig(ctx context.Context, o Options) (*pgx.ConnConfig, error) {
+	config, err := pgx.ParseConfig(o.URL)
+	if err != nil {
+		if !strings.Contains(o.URL, "@") && !strings.Contains(strings.ToLower(o.URL), "pass") {
+			return nil, fault.New(fault.Config, urlHint, "read the database URL %s: %s", RedactURL(o.URL), oneLine(parseReason(err)))
+		}
+		return nil, fault.New(fault.Config, urlHint, "read the database URL %s: it is not a valid connection string", RedactURL(o.URL))
+	}
+	if config.ConnectTimeout == 0 {
+		config.ConnectTimeout = o.ConnectTimeout
+	}
+	if config.ConnectTimeout == 0 {
+		config.ConnectTimeout = defaultConnectTimeout
+	}
+	// PgBouncer keeps these four apart for each client and rejects others at startup.
+	config.RuntimeParams["application_name"] = applicationName(o.Application)
+	config.RuntimeParams["client_encoding"] = "UTF8"
+	config.RuntimeParams["TimeZone"] = "UTC"
+	config.RuntimeParams["DateStyle"] = "ISO, MDY"
+	for _, other := range []string{"timezone", "datestyle"} {
+		delete(config.RuntimeParams, other)
+	}
+	if config.ValidateConnect == nil && !o.ReadOnly {
+		config.ValidateConnect = requirePrimary
+	}
+	config.OnPgError = keepAfter
+	// A cancelled context cancels the statement on the server too, and the connection stays usable for the rollback.
+	config.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
+		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: 2 * time.Second}
+	}
+	if o.Log != nil && o.Log.Enabled(ctx, slog.LevelDebug) {
+		config.Tracer = &tracelog.TraceLog{Logger: traceLogger{o.Log}, LogLevel: tracelog.LogLevelInfo}
+	}
+	return config, nil
+}
+
+func parseReason(err error) string {
+	var parse *pgconn.ParseConfigError
+	if errors.As(err, &parse) && parse.Unwrap() != nil {
+		return parse.Unwrap().Error()
+	}
+	return "it is not a valid connection string"
+}
+
+func applicationName(command string) string {
+	if command == "" {
+		return "auditdb"
+	}
+	return "auditdb/" + command
+}
+
+// requirePrimary refuses a standby, so that the driver tries the next host. Servers from 14 on say which they are when they greet.
+func requirePrimary(ctx context.Context, conn *pgconn.PgConn) error {
+	status := conn.ParameterStatus("in_hot_standby")
+	if status == "" {
+		results, err := conn.Exec(ctx, inRecoverySQL).ReadAll()
+		if err != nil || len(results) == 0 || len(results[0].Rows) == 0 {
+			return err
+		}
+		status = string(results[0].Rows[0][0])
+	}
+	if status == "on" || status == "t" {
+		return errStandby
+	}
+	return nil
+}
+
+// keepAfter says whether a connection may be used on after a server error: not after a fatal one, nor when the server turned
+// out to be read-only (a demoted primary).
+func keepAfter(_ *pgconn.PgConn, e *pgconn.PgError) bool {
+	severity := e.SeverityUnlocalized
+	if severity == "" {
+		severity = e.Severity
+	}
+	return severity != "FATAL" && severity != "PANIC" && e.Code != ReadOnlySQLTransaction
+}
+
+// connectFault words a connection error in one line without secrets.
+func (db *DB) connectFault(ctx context.Context, err error) error {
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return fault.New(Class(ctx.Err()), "", "connect to %s: %w", db.Target(), ctx.Err())
+	}
+	hint := Hint(err)
+	if hint == "" {
+		hint = "check the address, or wait for a server that is starting with --wait-for-db 60s"
+	}
+	return &fault.Error{Class: Class(err), Hint: hint, Err: &connectError{target: db.Target(), err: err}}
+}
+
+// connectError shows the cause without the driver's repetition of user, database and every address tried.
+type connectError struct {
+	target string
+	err    error
+}
+
+func (e *connectError) Error() string {
+	return "connect to " + e.target + ": " + oneLine(connectReason(e.err))
+}
+
+func (e *connectError) Unwrap() error { return e.err }
+
+func connectReason(err error) string {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		return pg.Error()
+	}
+	var connect *pgconn.ConnectError
+	if errors.As(err, &connect) {
+		return connect.Unwrap().Error()
+	}
+	return err.Error()
+}
+
+// Target names the server and database as a user would recognise them: "user@host:5432/database".
+func (db *DB) Target() string {
+	c := db.config
+	database := c.Database
+	if strings.Contains(database, "@") { // an unencoded "/" in a password shifted everything after it
+		database = "***"
+	}
+	hosts := []string{hostPort(c.Host, c.Port)}
+	for _, f := range c.Fallbacks {
+		if h := hostPort(f.Host, f.Port); h != hosts[len(hosts)-1] {
+			hosts = append(hosts, h)
+		}
+	}
+	return c.User + "@" + strings.Join(hosts, ",") + "/" + database
+}
+
+func hostPort(host string, port uint16) string {
+	if strings.HasPrefix(host, "/") {
+		return host
+	}
+	return net.JoinHostPort(host, strconv.Itoa(int(port)))
+}
+
+func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
