@@ -21,7 +21,7 @@ func StopDetached(ctx context.Context, dir string) error {
 	if err != nil {
 		return fmt.Errorf("find %s: %w", dir, err)
 	}
-	kind, err := os.ReadFile(filepath.Join(dir, markerName)) //nolint:gosec // the user's directory
+	kind, err := os.ReadFile(filepath.Join(dir, markerName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return fault.New(fault.Usage, "name the directory that demo --keep printed", "stop the server in %s: there is none of auditdb's", dir)
 	} else if err != nil {

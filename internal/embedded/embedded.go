@@ -157,20 +157,20 @@ func tempRoot(a *account) (string, error) {
 
 // reachable says whether any user may pass through path and all folders above it.
 func reachable(path string) bool {
-	real, err := filepath.EvalSymlinks(path)
+	resolved, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return false
 	}
 	for {
-		info, err := os.Stat(real)
+		info, err := os.Stat(resolved)
 		if err != nil || info.Mode().Perm()&0o001 == 0 {
 			return false
 		}
-		parent := filepath.Dir(real)
-		if parent == real {
+		parent := filepath.Dir(resolved)
+		if parent == resolved {
 			return true
 		}
-		real = parent
+		resolved = parent
 	}
 }
 

@@ -229,9 +229,9 @@ func TestFindPostgres(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	real, err := filepath.EvalSymlinks(dir)
-	if err != nil || real != dir || major < embedded.MinPostgres {
-		t.Errorf("got %s (really %s), %d, %v", dir, real, major, err)
+	resolved, err := filepath.EvalSymlinks(dir)
+	if err != nil || resolved != dir || major < embedded.MinPostgres {
+		t.Errorf("got %s (really %s), %d, %v", dir, resolved, major, err)
 	}
 	_, _, err = embedded.FindPostgres(t.Context(), 99)
 	if fault.ClassOf(err) != fault.Config || fault.HintOf(err) == "" {
@@ -248,7 +248,7 @@ func TestFindPostgres(t *testing.T) {
 	}
 }
 
-func TestFindPostgresByEnvironment(t *testing.T) { //nolint:paralleltest // sets the environment
+func TestFindPostgresByEnvironment(t *testing.T) {
 	dir, _, err := embedded.FindPostgres(t.Context(), embedded.MinPostgres)
 	if err != nil {
 		t.Fatal(err)
@@ -347,7 +347,7 @@ func runHelper(t *testing.T, mode string) (*exec.Cmd, *bufio.Writer, servers) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := exec.Command(self)
+	c := exec.CommandContext(t.Context(), self)
 	c.Env = append(os.Environ(), helperEnv+"="+mode)
 	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	in, err := c.StdinPipe()

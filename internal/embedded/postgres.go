@@ -142,7 +142,7 @@ func (p *Postgres) Configure(settings map[string]string) error {
 		fmt.Fprintf(&conf, "%s = '%s'\n", k, strings.ReplaceAll(settings[k], "'", "''"))
 	}
 	file := filepath.Join(p.DataDir(), "postgresql.conf")
-	f, err := os.OpenFile(file, os.O_APPEND|os.O_WRONLY, 0) //nolint:gosec // in the server's own directory
+	f, err := os.OpenFile(file, os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
 		return fmt.Errorf("open the server's configuration: %w", err)
 	}
@@ -345,7 +345,7 @@ func freePort(ctx context.Context) (int, error) {
 
 // removeSegment removes the shared memory segment that a killed server named in its pid file. After an orderly stop there is neither.
 func removeSegment(pidFile string) {
-	raw, err := os.ReadFile(pidFile) //nolint:gosec // in the server's own directory
+	raw, err := os.ReadFile(pidFile)
 	if err != nil {
 		return
 	}

@@ -47,7 +47,7 @@ func pgrep(ctx context.Context, pid int) []int {
 
 // statFields returns the fields of /proc/PID/stat after the command's name: state, parent, …
 func statFields(file string) ([]string, bool) {
-	raw, err := os.ReadFile(file) //nolint:gosec // in /proc
+	raw, err := os.ReadFile(file)
 	if err != nil {
 		return nil, false
 	}

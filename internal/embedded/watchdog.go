@@ -82,7 +82,7 @@ type process struct {
 
 // launch starts a server with its output in the directory's log.
 func launch(c *exec.Cmd, logFile string, a *account) (*process, error) {
-	log, err := os.OpenFile(logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600) //nolint:gosec // in the server's own directory
+	log, err := os.OpenFile(logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open the server's log: %w", err)
 	}

@@ -65,76 +65,76 @@ func Run(m interface{ Run() int }) int {
 
 // DB returns the address of a new database with auditdb's schema, cloned from a template that the migrations made. It is dropped when the
 // test ends, even with sessions in it.
-func DB(t testing.TB) string {
-	t.Helper()
-	pg := shared.server(t)
+func DB(tb testing.TB) string {
+	tb.Helper()
+	pg := shared.server(tb)
 	if err := shared.template(); err != nil {
-		t.Fatal("make the template database:", err)
+		tb.Fatal("make the template database:", err)
 	}
-	return create(t, pg, templateName)
+	return create(tb, pg, templateName)
 }
 
 // Empty returns the address of a new database with nothing in it, dropped when the test ends.
-func Empty(t testing.TB) string {
-	t.Helper()
-	return create(t, shared.server(t), "template0")
+func Empty(tb testing.TB) string {
+	tb.Helper()
+	return create(tb, shared.server(tb), "template0")
 }
 
 // Server starts a server of the test's own, to be killed, restarted or set up as the test likes. It is stopped when the test ends.
-func Server(t testing.TB, change ...func(*embedded.Options)) *embedded.Postgres {
-	t.Helper()
+func Server(tb testing.TB, change ...func(*embedded.Options)) *embedded.Postgres {
+	tb.Helper()
 	o := options()
 	for _, f := range change {
 		f(&o)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	ctx, cancel := context.WithTimeout(tb.Context(), limit)
 	defer cancel()
 	pg, err := embedded.StartPostgres(ctx, o)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), limit)
+	tb.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(tb.Context()), limit)
 		defer cancel()
 		if err := pg.Stop(ctx); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
 	return pg
 }
 
 // Shared returns the test binary's server, for its programs (BinDir) and version. Tests must not stop it.
-func Shared(t testing.TB) *embedded.Postgres {
-	t.Helper()
-	return shared.server(t)
+func Shared(tb testing.TB) *embedded.Postgres {
+	tb.Helper()
+	return shared.server(tb)
 }
 
 // Migrate applies auditdb's migrations to a database, as DB's template has them.
-func Migrate(t testing.TB, url string) {
-	t.Helper()
-	if err := migrate(t.Context(), url); err != nil {
-		t.Fatal(err)
+func Migrate(tb testing.TB, url string) {
+	tb.Helper()
+	if err := migrate(tb.Context(), url); err != nil {
+		tb.Fatal(err)
 	}
 }
 
 // Redis starts a redis-server of the test's own and returns its address. It is stopped when the test ends.
-func Redis(t testing.TB) string {
-	t.Helper()
-	return RedisServer(t).URL()
+func Redis(tb testing.TB) string {
+	tb.Helper()
+	return RedisServer(tb).URL()
 }
 
 // RedisServer is Redis for tests that kill and restart the server.
-func RedisServer(t testing.TB) *embedded.Redis {
-	t.Helper()
-	r, err := embedded.StartRedis(t.Context(), embedded.RedisOptions{Installed: true})
+func RedisServer(tb testing.TB) *embedded.Redis {
+	tb.Helper()
+	r, err := embedded.StartRedis(tb.Context(), embedded.RedisOptions{Installed: true})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), limit)
+	tb.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(tb.Context()), limit)
 		defer cancel()
 		if err := r.Stop(ctx); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
 	return r
@@ -161,18 +161,18 @@ func options() embedded.Options {
 }
 
 // server starts the shared server on first use.
-func (b *binary) server(t testing.TB) *embedded.Postgres {
-	t.Helper()
+func (b *binary) server(tb testing.TB) *embedded.Postgres {
+	tb.Helper()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.pg == nil && b.err == nil {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), limit)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(tb.Context()), limit)
 		defer cancel()
 		b.pg, b.err = embedded.StartPostgres(ctx, options())
 		b.template = sync.OnceValue(b.makeTemplate)
 	}
 	if b.err != nil {
-		t.Fatal("start the test server:", b.err)
+		tb.Fatal("start the test server:", b.err)
 	}
 	return b.pg
 }
@@ -200,19 +200,19 @@ func (b *binary) makeTemplate() error {
 }
 
 // create makes a database from a template.
-func create(t testing.TB, pg *embedded.Postgres, template string) string {
-	t.Helper()
+func create(tb testing.TB, pg *embedded.Postgres, template string) string {
+	tb.Helper()
 	name := "test_" + strconv.FormatInt(shared.count.Add(1), 10)
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	ctx, cancel := context.WithTimeout(tb.Context(), limit)
 	defer cancel()
 	if err := admin(ctx, pg, "CREATE DATABASE "+name+" TEMPLATE "+template); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), limit)
+	tb.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(tb.Context()), limit)
 		defer cancel()
 		if err := admin(ctx, pg, "DROP DATABASE IF EXISTS "+name+" WITH (FORCE)"); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
 	return pg.URL(name)

@@ -55,7 +55,7 @@ func TestMigratedDatabase(t *testing.T) {
 func TestDatabaseIsDroppedWithItsSessions(t *testing.T) {
 	t.Parallel()
 	var name string
-	t.Run("uses one", func(t *testing.T) { //nolint:paralleltest // the rest looks at what it left
+	t.Run("uses one", func(t *testing.T) { // not parallel: the rest looks at what it left
 		conn, err := pgx.Connect(t.Context(), pgtest.Empty(t))
 		if err != nil {
 			t.Fatal(err)
