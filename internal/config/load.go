@@ -217,7 +217,11 @@ func badValue(k *key, from level, origin string, err error) error {
 
 // keepSecret remembers what of a secret setting must never be shown.
 func (r *reader) keepSecret(k *key, raw any) {
-	for _, s := range toList(raw) {
+	list := toList(raw)
+	if s, ok := raw.(string); ok {
+		list = append(list, s)
+	}
+	for _, s := range list {
 		if k.hidden {
 			r.config.secrets = append(r.config.secrets, s)
 		}

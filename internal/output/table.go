@@ -1,0 +1,374 @@
+package output
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/clipperhouse/displaywidth"
+	"github.com/dustin/go-humanize"
+	"github.com/fatih/color"
+	"github.com/olekukonko/tablewriter"
+	"github.com/olekukonko/tablewriter/renderer"
+	"github.com/olekukonko/tablewriter/tw"
+)
+
+// defaultWidth is how wide a table gets where the terminal does not say.
+const defaultWidth = 100
+
+// narrowest is the width below which no column is wrapped further.
+const narrowest = 12
+
+// Table collects what the human form shows: lines of text and tables, in the order they were added.
+type Table struct{ parts []part }
+
+type part struct {
+	line   string
+	header []string
+	rows   [][]any
+}
+
+// Line adds a line of text.
+func (t *Table) Line(format string, args ...any) {
+	line := format
+	if len(args) > 0 {
+		line = fmt.Sprintf(format, args...)
+	}
+	t.parts = append(t.parts, part{line: line})
+}
+
+// Header starts a new table with these columns. A table without rows is left out.
+func (t *Table) Header(columns ...string) {
+	t.parts = append(t.parts, part{header: columns})
+}
+
+// Row adds a row to the table that Header started. Cells are humanised by type: Size, time.Time, time.Duration, integers
+// (grouped by thousands, to the right), bool (yes, no), nil and zero times (-), Good and Bad (coloured), []string, and anything else by fmt.
+func (t *Table) Row(cells ...any) {
+	if len(t.parts) == 0 || t.parts[len(t.parts)-1].header == nil {
+		t.Header(make([]string, len(cells))...)
+	}
+	last := &t.parts[len(t.parts)-1]
+	last.rows = append(last.rows, cells)
+}
+
+// Size is a number of bytes: 1.5 GiB in a table, the number itself in documents.
+type Size int64
+
+// Good and Bad are cells whose meaning colour underlines on a terminal.
+type (
+	Good string
+	Bad  string
+	Warn string
+)
+
+// unknown stands for what is not known or does not apply.
+const unknown = "-"
+
+// Cell is the text of a table cell.
+func Cell(v any) string {
+	switch x := v.(type) {
+	case nil:
+		return unknown
+	case Size:
+		return humanSize(int64(x))
+	case time.Time:
+		return humanTime(x)
+	case time.Duration:
+		return HumanDuration(x)
+	case bool:
+		if x {
+			return "yes"
+		}
+		return "no"
+	case []string:
+		return strings.Join(x, ", ")
+	case fmt.Stringer:
+		return x.String()
+	case error:
+		return x.Error()
+	}
+	return reflectedCell(reflect.ValueOf(v))
+}
+
+func reflectedCell(v reflect.Value) string {
+	switch {
+	case v.Kind() == reflect.Pointer && v.IsNil():
+		return unknown
+	case v.Kind() == reflect.Pointer:
+		return Cell(v.Elem().Interface())
+	case v.CanInt():
+		return humanize.Comma(v.Int())
+	case v.CanUint():
+		return humanize.Comma(int64(min(v.Uint(), 1<<62))) //nolint:gosec // bounded
+	case v.CanFloat():
+		return fmt.Sprintf("%.4g", v.Float())
+	}
+	return fmt.Sprint(v.Interface())
+}
+
+func humanSize(n int64) string {
+	if n < 0 {
+		return unknown
+	}
+	return humanize.IBytes(uint64(n))
+}
+
+// humanTime leaves out what is zero: a midnight is a date.
+func humanTime(t time.Time) string {
+	if t.IsZero() {
+		return unknown
+	}
+	t = t.UTC()
+	if t.Equal(t.Truncate(24 * time.Hour)) {
+		return t.Format(time.DateOnly)
+	}
+	return t.Format("2006-01-02 15:04:05Z")
+}
+
+// HumanDuration shows a duration with its two largest units: 3d 4h, 12m 5s, 1.25s, 830ms.
+func HumanDuration(d time.Duration) string {
+	const day = 24 * time.Hour
+	switch {
+	case d < 0:
+		return "-" + HumanDuration(-d)
+	case d >= day:
+		return fmt.Sprintf("%dd %dh", d/day, d%day/time.Hour)
+	case d >= time.Hour:
+		return fmt.Sprintf("%dh %dm", d/time.Hour, d%time.Hour/time.Minute)
+	case d >= time.Minute:
+		return fmt.Sprintf("%dm %ds", d/time.Minute, d%time.Minute/time.Second)
+	case d >= time.Second:
+		return d.Round(10 * time.Millisecond).String()
+	default:
+		return d.Round(time.Microsecond * 10).String()
+	}
+}
+
+func rightAligned(v any) bool {
+	switch v.(type) {
+	case Size, time.Duration:
+		return true
+	case time.Time, nil, bool:
+		return false
+	}
+	rv := reflect.ValueOf(v)
+	for rv.Kind() == reflect.Pointer && !rv.IsNil() {
+		rv = rv.Elem()
+	}
+	return rv.CanInt() || rv.CanUint() || rv.CanFloat()
+}
+
+func (p *Printer) writeTable(w io.Writer, draw func(*Table)) error {
+	t := &Table{}
+	if draw != nil {
+		draw(t)
+	}
+	for i, part := range t.parts {
+		if part.header == nil {
+			if _, err := fmt.Fprintln(w, part.line); err != nil {
+				return err
+			}
+			continue
+		}
+		if len(part.rows) == 0 {
+			continue
+		}
+		if i > 0 && t.parts[i-1].header != nil && len(t.parts[i-1].rows) > 0 {
+			if _, err := fmt.Fprintln(w); err != nil {
+				return err
+			}
+		}
+		if err := p.writeGrid(w, part); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeGrid draws one table: a header over a line, no outer border.
+func (p *Printer) writeGrid(w io.Writer, g part) error {
+	text, align := p.cells(g)
+	header := make([]string, len(g.header))
+	for i, h := range g.header {
+		header[i] = p.paint(color.Bold, h)
+	}
+	flat := tw.CellConfig{
+		Formatting: tw.CellFormatting{AutoWrap: tw.WrapNone, AutoFormat: tw.Off},
+		Alignment:  tw.CellAlignment{Global: tw.AlignLeft, PerColumn: align},
+		Padding:    tw.CellPadding{Global: tw.Padding{Right: "  ", Overwrite: true}},
+	}
+	var grid bytes.Buffer
+	out := tablewriter.NewTable(&grid,
+		tablewriter.WithConfig(tablewriter.Config{Header: flat, Row: flat, Behavior: tw.Behavior{TrimSpace: tw.Off, TrimLine: tw.Off}}),
+		tablewriter.WithRenderer(renderer.NewBlueprint(tw.Rendition{
+			Borders:  tw.BorderNone,
+			Symbols:  tw.NewSymbols(tw.StyleASCII),
+			Settings: tw.Settings{Separators: tw.SeparatorsNone, Lines: tw.LinesNone},
+		})))
+	out.Header(header)
+	for _, row := range text {
+		if err := out.Append(row); err != nil {
+			return err
+		}
+	}
+	if err := out.Render(); err != nil {
+		return err
+	}
+	for line := range strings.Lines(grid.String()) {
+		if _, err := fmt.Fprintln(w, strings.TrimRight(line, " \n")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// cells makes the text of all cells, wrapped so that a line fits the width, and the alignment of the columns.
+func (p *Printer) cells(g part) ([][]string, []tw.Align) {
+	n := len(g.header)
+	widths := make([]int, n)
+	align := make([]tw.Align, n)
+	for i, h := range g.header {
+		widths[i] = displaywidth.String(h)
+		align[i] = tw.AlignLeft
+	}
+	text := make([][]string, len(g.rows))
+	for r, row := range g.rows {
+		text[r] = make([]string, n)
+		for i := range min(n, len(row)) {
+			text[r][i] = clean(Cell(row[i]))
+			widths[i] = max(widths[i], displaywidth.String(text[r][i]))
+			if rightAligned(row[i]) {
+				align[i] = tw.AlignRight
+			}
+		}
+	}
+	p.shrink(widths)
+	for r, row := range g.rows {
+		for i := range text[r] {
+			text[r][i] = wrap(text[r][i], widths[i])
+			if i < len(row) {
+				text[r][i] = p.coloured(row[i], text[r][i])
+			}
+		}
+	}
+	return text, align
+}
+
+// shrink takes width from the widest columns until a row fits.
+func (p *Printer) shrink(widths []int) {
+	limit := p.Width
+	if limit <= 0 {
+		limit = defaultWidth
+	}
+	limit -= 2 * len(widths)
+	for {
+		sum, widest := 0, 0
+		for i, w := range widths {
+			sum += w
+			if w > widths[widest] {
+				widest = i
+			}
+		}
+		if sum <= limit || len(widths) == 0 || widths[widest] <= narrowest {
+			return
+		}
+		widths[widest]--
+	}
+}
+
+// clean makes control characters visible, so that data cannot drive the terminal.
+func clean(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+			if r == '\n' {
+				return '\n'
+			}
+			return '\uFFFD'
+		}
+		return r
+	}, s)
+}
+
+// wrap breaks a text into lines of at most width columns, between words where it can. Nothing is lost.
+func wrap(s string, width int) string {
+	if displaywidth.String(s) <= width && !strings.Contains(s, "\n") {
+		return s
+	}
+	var lines []string
+	for paragraph := range strings.SplitSeq(s, "\n") {
+		lines = append(lines, wrapLine(paragraph, width)...)
+	}
+	return strings.Join(lines, "\n")
+}
+
+func wrapLine(s string, width int) []string {
+	lines := []string{}
+	line := ""
+	for word := range strings.SplitSeq(s, " ") {
+		if line != "" && displaywidth.String(line)+1+displaywidth.String(word) <= width {
+			line += " " + word
+			continue
+		}
+		if line != "" {
+			lines = append(lines, line)
+		}
+		for displaywidth.String(word) > width {
+			head, tail := cut(word, width)
+			lines = append(lines, head)
+			word = tail
+		}
+		line = word
+	}
+	return append(lines, line)
+}
+
+// cut splits a word that is too long at the last place where it looks divided, else at the width.
+func cut(word string, width int) (head, tail string) {
+	at, total, nice := 0, 0, 0
+	for i, r := range word {
+		total += displaywidth.Rune(r)
+		if total > width {
+			break
+		}
+		at = i + len(string(r))
+		if strings.ContainsRune("/,;.:=_-?&", r) && total > width/2 {
+			nice = at
+		}
+	}
+	if nice > 0 {
+		at = nice
+	}
+	if at == 0 { // one rune wider than the column
+		at = len(word)
+	}
+	return word[:at], word[at:]
+}
+
+func (p *Printer) coloured(cell any, text string) string {
+	switch cell.(type) {
+	case Good:
+		return p.paint(color.FgGreen, text)
+	case Bad:
+		return p.paint(color.FgRed, text)
+	case Warn:
+		return p.paint(color.FgYellow, text)
+	}
+	return text
+}
+
+func (p *Printer) paint(a color.Attribute, s string) string {
+	if !p.Color || s == "" {
+		return s
+	}
+	c := color.New(a)
+	c.EnableColor()
+	lines := strings.Split(s, "\n") // a wrapped cell's lines are drawn apart
+	for i, line := range lines {
+		lines[i] = c.Sprint(line)
+	}
+	return strings.Join(lines, "\n")
+}
