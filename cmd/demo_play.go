@@ -1,0 +1,120 @@
+package cmd
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"auditdb/internal/fault"
+)
+
+// play runs the story, step by step. A step that ends with another exit code than the story says is an error.
+func (d *demo) play(ctx context.Context) error {
+	d.say("\n1. The schema, and a key that stays outside the database")
+	if err := errors.Join(d.step(ctx, 0, "migrate", "up"), d.step(ctx, 0, "integrity", "keygen", "-f", d.file("integrity.key"))); err != nil {
+		return err
+	}
+	if err := d.load(ctx); err != nil {
+		return err
+	}
+	d.say("\n4. Check every row against the log")
+	if err := d.step(ctx, 0, "verify-integrity"); err != nil {
+		return err
+	}
+	if err := d.tamper(ctx); err != nil {
+		return err
+	}
+	d.say("\n6. What retention would remove, as a plan")
+	return d.step(ctx, 0, "partition", "prune", "--older-than", "365d", "--dry-run")
+}
+
+func (d *demo) load(ctx context.Context) error {
+	if d.o.input != "" {
+		d.say("\n2. Your events, with the partitions that they need")
+		if err := d.step(ctx, 0, "ingest", "--mapping", d.o.mapping, "--create-partitions", d.o.input); err != nil {
+			return err
+		}
+	} else {
+		d.say("\n2. Monthly partitions for the last %d months and the next 3", demoMonths)
+		if err := d.step(ctx, 0, "partition", "create", "--quiet", "--behind", fmt.Sprint(demoMonths-1)); err != nil {
+			return err
+		}
+		events, err := d.generate()
+		if err != nil {
+			return fmt.Errorf("demo: %w", err)
+		}
+		d.say("\n3. %d generated events, by binary COPY straight into the partitions", d.o.events)
+		if err := d.step(ctx, 0, "ingest", events); err != nil {
+			return err
+		}
+	}
+	return d.step(ctx, 0, "partition", "list")
+}
+
+// tamper changes one row as a superuser who switches the guard triggers off, and expects verify-integrity to name that row.
+func (d *demo) tamper(ctx context.Context) error {
+	conn, err := pgx.Connect(ctx, d.pg.URL("postgres"))
+	if err != nil {
+		return fmt.Errorf("demo: %w", err)
+	}
+	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing to do about it
+	var id int64
+	if err := conn.QueryRow(ctx, `SELECT id FROM public.audit_log ORDER BY (status = 'failure') DESC, "timestamp" LIMIT 1`).Scan(&id); err != nil {
+		return fmt.Errorf("demo: choose a row: %w", err)
+	}
+	sql := fmt.Sprintf("SET session_replication_role = replica; UPDATE public.audit_log SET status = 'tampered' WHERE id = %d;", id)
+	d.say("\n5. A superuser changes one row, past the guard triggers:\n\n$ psql -c \"%s\"", sql)
+	if _, err := conn.Exec(ctx, sql); err != nil {
+		return fmt.Errorf("demo: tamper: %w", err)
+	}
+	out, err := d.run(ctx, 4, "verify-integrity")
+	if err != nil {
+		return err
+	}
+	if !strings.Contains(out, fmt.Sprint(id)) {
+		return fault.New(fault.Internal, "", "demo: verify-integrity did not name row %d", id)
+	}
+	d.say("Found and named: row %d (exit code 4).", id)
+	return nil
+}
+
+func (d *demo) step(ctx context.Context, want int, args ...string) error {
+	_, err := d.run(ctx, want, args...)
+	return err
+}
+
+// run runs one command as a user would, shows it with its output, and returns the output.
+func (d *demo) run(ctx context.Context, want int, args ...string) (string, error) {
+	line := "auditdb " + strings.Join(args, " ")
+	d.say("\n$ %s", line)
+	var out bytes.Buffer
+	c := exec.CommandContext(ctx, d.exe, args...) //nolint:gosec // this very program
+	c.Env = d.env
+	c.Stdout, c.Stderr = io.MultiWriter(d.text, &out), d.app.Err
+	// A group of its own: an interrupt on the terminal reaches the step once, through ctx.
+	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	c.Cancel = func() error { return c.Process.Signal(syscall.SIGINT) }
+	c.WaitDelay = 30 * time.Second
+	began := d.app.Now()
+	err := c.Run()
+	if ctx.Err() != nil {
+		return "", context.Cause(ctx)
+	}
+	if exit := (&exec.ExitError{}); err != nil && !errors.As(err, &exit) {
+		return "", fmt.Errorf("demo: run %s: %w", line, err)
+	}
+	code := c.ProcessState.ExitCode()
+	d.doc.Steps = append(d.doc.Steps, demoStep{Command: line, ExitCode: code, ElapsedSeconds: d.app.Now().Sub(began).Seconds()})
+	if code != want {
+		return "", fault.New(fault.Internal, "", "demo: %s ended with exit code %d, not %d", line, code, want)
+	}
+	return out.String(), nil
+}
