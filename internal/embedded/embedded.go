@@ -81,6 +81,7 @@ func (a *account) command(ctx context.Context, dir, program string, args ...stri
 	c.Dir = dir
 	c.Env = cleanEnv()
 	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	c.Cancel = func() error { return syscall.Kill(-c.Process.Pid, syscall.SIGKILL) } // with the processes it started
 	if a != nil {
 		c.SysProcAttr.Credential = &syscall.Credential{Uid: a.uid, Gid: a.gid}
 	}

@@ -262,7 +262,7 @@ func (p *Postgres) Stop(ctx context.Context) error {
 	err := p.shutdown(ctx)
 	p.gone = true
 	removeSegment(p.pidFile())
-	return errors.Join(err, os.RemoveAll(p.dir), p.watchdog.end())
+	return errors.Join(err, p.watchdog.end(p.dir))
 }
 
 // Detach lets the server outlive this process. StopDetached ends it by its directory.

@@ -166,7 +166,7 @@ func (r *Redis) Stop(ctx context.Context) error {
 	if r.proc != nil {
 		err = r.proc.stop(ctx, syscall.SIGTERM)
 	}
-	return errors.Join(err, os.RemoveAll(r.dir), r.watchdog.end())
+	return errors.Join(err, r.watchdog.end(r.dir))
 }
 
 // Detach lets the server outlive this process. StopDetached ends it by its directory. A server inside this process cannot be detached.

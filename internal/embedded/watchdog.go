@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"syscall"
@@ -35,7 +36,7 @@ while [ -d "$1" ] && [ $n -lt 300 ]; do
 		sleep 0.1
 		continue
 	fi
-	rm -rf "$1" || sleep 0.1
+	rm -rf "$1" 2>/dev/null || sleep 0.1
 done
 `
 
@@ -61,9 +62,16 @@ func watch(ctx context.Context, dir, pidFile, signal, match string) (*watchdog, 
 	return &watchdog{cmd: c, pipe: pipe}, nil
 }
 
-// end ends the watchdog after the server's directory was removed.
-func (w *watchdog) end() error {
-	return errors.Join(w.pipe.Close(), w.cmd.Wait())
+// end removes the directory of a server that has ended, and ends the watchdog, which tries again where something still wrote to it.
+func (w *watchdog) end(dir string) error {
+	err := os.RemoveAll(dir)
+	if err := errors.Join(w.pipe.Close(), w.cmd.Wait()); err != nil {
+		return fmt.Errorf("end the watchdog of %s: %w", dir, err)
+	}
+	if _, gone := os.Lstat(dir); errors.Is(gone, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // dismiss ends the watchdog and leaves the server running.
@@ -71,7 +79,7 @@ func (w *watchdog) dismiss() error {
 	if _, err := io.WriteString(w.pipe, "keep\n"); err != nil {
 		return fmt.Errorf("dismiss the watchdog: %w", err)
 	}
-	return w.end()
+	return errors.Join(w.pipe.Close(), w.cmd.Wait())
 }
 
 // process is a running server.
