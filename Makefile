@@ -34,8 +34,8 @@ lint: ## golangci-lint, go vet, dead code
 fmt: ## format the code
 	$(TOOL) golangci-lint fmt
 
-bench: servers ## measure against psql, in one run (README has the settings)
-	bench/run.sh $(ARGS)
+bench: servers ## measure against psql, as ratios in one run (BENCH_EVENTS, BENCH_ROUNDS: its size)
+	$(GO) test -tags bench -count=1 -timeout 0 -v $(ARGS) ./bench
 
 completions: ## write completions/ anew
 	mkdir -p completions
