@@ -3,26 +3,281 @@ package cmd
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/term"
+
+	"auditdb/internal/config"
+	"auditdb/internal/fault"
+	"auditdb/internal/output"
 )
 
 // Main runs one command line and returns its exit code.
 func Main(args []string, in io.Reader, out, errOut io.Writer) int {
-	app := &App{In: in, Out: out, Err: errOut, Now: time.Now}
+	app := newApp(in, out, errOut, time.Now)
+	ctx, release := catchSignals(context.Background())
+	defer release()
+	app.ended = func() error { return context.Cause(ctx) }
 	root := newRootCmd(app)
 	root.SetArgs(args)
-	if err := root.ExecuteContext(context.Background()); err != nil {
-		return 1
-	}
-	return 0
+	return app.end(ctx, app.execute(ctx, root), asksJSON(args))
 }
 
+// execute runs the command that the arguments name. A panic becomes an internal error.
+func (a *App) execute(ctx context.Context, root *cobra.Command) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			a.Log.LogAttrs(ctx, slog.LevelDebug, "panic", slog.String("stack", string(debug.Stack())))
+			err = fault.New(fault.Internal, "this is a bug; --log-level debug shows where", "internal error: %v", p)
+		}
+	}()
+	return root.ExecuteContext(ctx)
+}
+
+// end closes everything and reports how it went. asJSON stands in for a configuration that was never read.
+func (a *App) end(ctx context.Context, err error, asJSON bool) int {
+	o := judge(err, a.ended())
+	a.close(ctx, o.code)
+	if err != nil {
+		a.report(o, asJSON || a.Printer.Format == output.JSONFormat)
+	}
+	return o.code
+}
+
+// catchSignals ends the context at the first SIGINT or SIGTERM, so that commands stop at a safe point; the second kills as usual.
+// SIGPIPE is caught so that a reader who goes away (| head) ends the output and not the work.
+func catchSignals(parent context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(parent)
+	came := make(chan os.Signal, 1)
+	pipe := make(chan os.Signal, 1)
+	done := make(chan struct{})
+	signal.Notify(came, os.Interrupt, syscall.SIGTERM)
+	signal.Notify(pipe, syscall.SIGPIPE)
+	go func() {
+		select {
+		case s := <-came:
+			signal.Stop(came)
+			cancel(signalError{s})
+		case <-done:
+		}
+	}()
+	return ctx, func() {
+		close(done)
+		signal.Stop(came)
+		cancel(nil)
+	}
+}
+
+// newRootCmd assembles all commands.
 func newRootCmd(app *App) *cobra.Command {
-	root := &cobra.Command{Use: "auditdb", Short: "Run large PostgreSQL audit-log databases"}
+	root := &cobra.Command{
+		Use:   "auditdb",
+		Short: "Run large PostgreSQL audit-log databases",
+		Long: "auditdb keeps large audit logs in PostgreSQL: partitions made ahead and pruned safely, events taken in exactly once,\n" +
+			"and a signed log beside the rows that shows every change made to them afterwards.",
+		Example: "  auditdb demo\n  auditdb migrate up\n  auditdb partition create --ahead 12\n" +
+			"  auditdb ingest --create-partitions events.ndjson.gz\n  auditdb verify-integrity",
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return app.prepare(cmd) },
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+	}
+	root.SetOut(app.Out)
+	root.SetErr(app.Err)
+	root.SetIn(app.In)
+	addGlobalFlags(root)
+	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(newMigrateCmd(app), newDoctorCmd(app), newPartitionCmd(app), newIngestCmd(app),
-		newVerifyIntegrityCmd(app), newIntegrityCmd(app), newDemoCmd(app))
+		newVerifyIntegrityCmd(app), newIntegrityCmd(app), newDemoCmd(app),
+		newConfigCmd(app), newSchemaCmd(app), newVersionCmd(app), newCompletionCmd(app))
+	root.InitDefaultHelpCmd()
+	finishTree(root)
 	return root
+}
+
+func addGlobalFlags(root *cobra.Command) {
+	f := root.PersistentFlags()
+	f.String("config", "", "configuration `FILE` (default: $AUDITDB_CONFIG, ./auditdb.yaml, …)")
+	f.String("database-url", "", "`URL` of the database, without a password: others can see the command line")
+	f.String("redis-url", "", "`URL` of Redis")
+	f.StringP("output", "o", "table", "`FORMAT` of the answer: table, json, yaml, csv (one list only)")
+	durationFlag(f, "timeout", 0, "end the command after this time, exit 124 (0: never)")
+	durationFlag(f, "lock-timeout", 100*time.Millisecond, "limit of one attempt at a table lock")
+	durationFlag(f, "wait", time.Minute, "limit of waiting for other runs and for table locks together (0: do not wait)")
+	durationFlag(f, "wait-for-db", 0, "wait this long for a server that is starting")
+	f.String("log-level", "info", "`LEVEL` of messages on standard error: debug, info, warn, error")
+	f.String("log-format", "text", "`FORMAT` of messages on standard error: text, json")
+	f.Bool("no-color", false, "no colour (also: NO_COLOR)")
+	f.BoolP("quiet", "q", false, "no progress and no messages below warnings")
+	f.BoolP("yes", "y", false, "confirm what would be asked")
+	choices := map[string][]string{
+		"output":     {"table", "json", "yaml", "csv", "ndjson"},
+		"log-level":  {"debug", "info", "warn", "error"},
+		"log-format": {"text", "json"},
+	}
+	for name, values := range choices {
+		_ = root.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)) // the flags exist
+	}
+}
+
+// Annotations by which a command says what it needs.
+const (
+	formatsKey = "auditdb.formats" // formats beyond table, json and yaml
+	lenientKey = "auditdb.lenient" // works with a broken configuration
+)
+
+// listOutput marks a command whose answer is one list, so that it takes -o csv (and ndjson). It prints with App.EmitList.
+func listOutput(cmd *cobra.Command) *cobra.Command { return annotate(cmd, formatsKey, "csv ndjson") }
+
+// lenient marks a command that needs no settings and works with a broken configuration file.
+func lenient(cmd *cobra.Command) *cobra.Command { return annotate(cmd, lenientKey, "yes") }
+
+func annotate(cmd *cobra.Command, key, value string) *cobra.Command {
+	if cmd.Annotations == nil {
+		cmd.Annotations = map[string]string{}
+	}
+	cmd.Annotations[key] = value
+	return cmd
+}
+
+// prepare reads the configuration and sets up everything that commands share.
+func (a *App) prepare(cmd *cobra.Command) error {
+	flags := cmd.Flags()
+	loader := config.NewLoader(flags)
+	loader.Lenient = cmd.Annotations[lenientKey] != ""
+	c, err := loader.Load()
+	if err != nil {
+		return err
+	}
+	a.Config = c
+	a.stderr.setRedactor(c.Redactor())
+	a.Log = newLogger(a.Err, c)
+	a.Printer = &output.Printer{Out: a.Out, Format: output.Format(c.Output)}
+	if f, ok := terminal(a.Out); ok {
+		if w, _, err := term.GetSize(int(f.Fd())); err == nil { //nolint:gosec // a file descriptor is small
+			a.Printer.Width = max(w, 60)
+		}
+		a.Printer.Color = !c.NoColor && os.Getenv("TERM") != "dumb"
+	}
+	if err := checkFormat(cmd, a.Printer.Format); err != nil {
+		return err
+	}
+	a.warnOfPasswords(flags)
+	a.startTimeout(cmd)
+	a.Log.LogAttrs(cmd.Context(), slog.LevelDebug, "configuration read", slog.String("file", c.File), slog.String("command", cmd.CommandPath()))
+	return nil
+}
+
+func checkFormat(cmd *cobra.Command, f output.Format) error {
+	switch f {
+	case output.CSVFormat, output.NDJSONFormat:
+		if !slices.Contains(strings.Fields(cmd.Annotations[formatsKey]), string(f)) && cmd.Annotations[lenientKey] == "" {
+			return usage(cmd.CommandPath(), "use -o json, -o yaml or -o table", "-o %s only fits an answer that is one list", f)
+		}
+	}
+	return nil
+}
+
+// warnOfPasswords tells about secrets that every user of the machine can read in the process list.
+func (a *App) warnOfPasswords(flags *pflag.FlagSet) {
+	for name, instead := range map[string]string{
+		"database-url": "AUDITDB_DATABASE_URL, AUDITDB_DATABASE_URL_FILE, PGPASSWORD or a password file",
+		"redis-url":    "AUDITDB_REDIS_URL or AUDITDB_REDIS_URL_FILE",
+	} {
+		if f := flags.Lookup(name); f != nil && f.Changed && config.HasPassword(f.Value.String()) {
+			a.Warn("--%s holds a password, which other users can see in the list of processes: use %s", name, instead)
+		}
+	}
+}
+
+func (a *App) startTimeout(cmd *cobra.Command) {
+	if a.Config.Timeout <= 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeoutCause(cmd.Context(), a.Config.Timeout, errTimeout)
+	cmd.SetContext(ctx)
+	a.limit = cancel
+	a.ended = func() error { return context.Cause(ctx) }
+}
+
+// flagError makes a usage error of what pflag says, with a suggestion for a mistyped name.
+func flagError(cmd *cobra.Command, err error) error {
+	if errors.Is(err, pflag.ErrHelp) {
+		return err
+	}
+	hint := ""
+	if name, ok := unknownFlag(err); ok {
+		names := []string{}
+		cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+		if near := config.Nearest(name, names); near != "" {
+			hint = fmt.Sprintf("did you mean --%s?", near)
+		}
+	}
+	return usage(cmd.CommandPath(), hint, "%w", err)
+}
+
+// finishTree gives every command the same manners: usage errors of class usage, groups that know their members.
+func finishTree(cmd *cobra.Command) {
+	cmd.Flags().SortFlags = true
+	cmd.DisableFlagsInUseLine = true
+	if cmd.HasSubCommands() && !cmd.Runnable() {
+		cmd.Args = cobra.ArbitraryArgs
+		cmd.RunE = group
+		lenient(cmd)
+	}
+	check := cmd.Args
+	if check == nil {
+		check = cobra.NoArgs
+	}
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if err := check(cmd, args); err != nil {
+			if fault.ClassOf(err) != "" {
+				return err
+			}
+			return usage(cmd.CommandPath(), "", "%w", err)
+		}
+		return nil
+	}
+	for _, sub := range cmd.Commands() {
+		finishTree(sub)
+	}
+}
+
+// group is run when a command that only has subcommands is called without one, or with one that it does not have.
+func group(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return cmd.Help()
+	}
+	hint := ""
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		hint = fmt.Sprintf("did you mean %q?", cmd.CommandPath()+" "+near[0])
+	}
+	return usage(cmd.CommandPath(), hint, "unknown command %q", args[0])
+}
+
+// asksJSON tells whether the arguments ask for JSON, for errors that come before they are parsed.
+func asksJSON(args []string) bool {
+	for i, arg := range args {
+		switch {
+		case arg == "--":
+			return false
+		case arg == "-ojson", arg == "-o=json", arg == "--output=json":
+			return true
+		case (arg == "-o" || arg == "--output") && i+1 < len(args) && args[i+1] == "json":
+			return true
+		}
+	}
+	return os.Getenv(config.EnvPrefix+"OUTPUT") == "json"
 }

@@ -59,7 +59,7 @@ func (l *Loader) candidates() []string {
 
 // readFile reads and checks the file at path.
 func readFile(path string, named bool) (*file, error) {
-	f, err := os.Open(path) //nolint:gosec // the user's own choice of file
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, fault.New(fault.Config, "name another file with --config, or make this one readable", "read the configuration file: %w", err)
 	}
@@ -208,7 +208,7 @@ func (w *walker) unknown(full string, n *yaml.Node) {
 	}
 	slices.Sort(names)
 	w.hint = "auditdb config show lists every key"
-	if near := nearest(full, names); near != "" {
+	if near := Nearest(full, names); near != "" {
 		w.hint = fmt.Sprintf("did you mean %q?", near)
 	}
 }
@@ -283,8 +283,8 @@ func orTop(parent string) string {
 	return parent
 }
 
-// nearest finds the candidate that a mistyped name was meant to be, or "".
-func nearest(name string, candidates []string) string {
+// Nearest finds the candidate that a mistyped name was meant to be, or "".
+func Nearest(name string, candidates []string) string {
 	best, bestDistance := "", 4
 	for _, c := range candidates {
 		if strings.HasSuffix(c, "."+name) { // the right key at the wrong level

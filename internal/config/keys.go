@@ -78,3 +78,15 @@ func keys() []*key {
 		{name: "quiet", def: "false", dst: func(c *Config) any { return &c.Quiet }, flag: "quiet"},
 	}
 }
+
+// EnvNames lists the environment variables with our prefix that mean something.
+func EnvNames() []string {
+	names := []string{EnvPrefix + "CONFIG", EnvPrefix + "PG_BIN"}
+	for _, k := range keys() {
+		names = append(names, k.env())
+		if k.secret {
+			names = append(names, k.file().env())
+		}
+	}
+	return names
+}
