@@ -3,6 +3,7 @@ package postgres
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"log/slog"
 	"sync/atomic"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
 
 	"auditdb/internal/fault"
 )
@@ -220,4 +222,19 @@ func closeConn(ctx context.Context, conn *pgx.Conn) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 	defer cancel()
 	_ = conn.Close(ctx) // the server ends the session either way
+}
+
+// SQL gives a database/sql handle with the same session settings, for libraries that want one. role not "": every connection does
+// SET ROLE first. The caller closes it.
+func (db *DB) SQL(role string) *sql.DB {
+	return stdlib.OpenDB(*db.config.Copy(), stdlib.OptionAfterConnect(func(ctx context.Context, conn *pgx.Conn) error {
+		if err := db.prepareSession(ctx, conn); err != nil {
+			return err
+		}
+		if role == "" {
+			return nil
+		}
+		_, err := conn.Exec(ctx, "SET ROLE "+pgx.Identifier{role}.Sanitize())
+		return err
+	}))
 }
