@@ -2,10 +2,9 @@ package pgtest
 
 import (
 	"context"
-	"errors"
+
+	"auditdb/migrations"
 )
 
 // migrate brings a database to the newest schema.
-func migrate(context.Context, string) error {
-	return errors.New("package migrations has no Apply yet")
-}
+func migrate(ctx context.Context, url string) error { return migrations.Apply(ctx, url) }
