@@ -62,7 +62,8 @@ failed=
 for version in $versions; do
 	fetch "$version"
 	echo "== PostgreSQL $version" >&2
-	if ! AUDITDB_TEST_PG_BIN=$cache/$platform-$version/native/bin go test -timeout 20m "$@"; then
+	bin=$cache/$platform-$version/native/bin
+	if ! AUDITDB_TEST_PG_BIN=$bin AUDITDB_PG_BIN=$bin go test -timeout 20m "$@"; then
 		failed="$failed $version"
 	fi
 done
