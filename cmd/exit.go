@@ -202,7 +202,11 @@ func usage(path, hint, format string, args ...any) error {
 	if hint == "" {
 		hint = path + " --help"
 	}
-	return fault.New(fault.Usage, hint, "%s: %w", path, fmt.Errorf(format, args...))
+	err := fmt.Errorf(format, args...)
+	if name := strings.TrimPrefix(path, "auditdb "); name != path {
+		err = fmt.Errorf("%s: %w", name, err)
+	}
+	return fault.New(fault.Usage, hint, "%w", err)
 }
 
 // unknownFlag gives the name of the flag that err says is unknown.

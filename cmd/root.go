@@ -99,9 +99,11 @@ func newRootCmd(app *App) *cobra.Command {
 	root.SetIn(app.In)
 	addGlobalFlags(root)
 	root.SetFlagErrorFunc(flagError)
+	root.SetUsageFunc(printUsage)
 	root.AddCommand(newMigrateCmd(app), newDoctorCmd(app), newPartitionCmd(app), newIngestCmd(app),
 		newVerifyIntegrityCmd(app), newIntegrityCmd(app), newDemoCmd(app),
 		newConfigCmd(app), newSchemaCmd(app), newVersionCmd(app), newCompletionCmd(app))
+	root.SetHelpCommand(newHelpCmd())
 	root.InitDefaultHelpCmd()
 	finishTree(root)
 	return root
@@ -136,6 +138,7 @@ func addGlobalFlags(root *cobra.Command) {
 const (
 	formatsKey = "auditdb.formats" // formats beyond table, json and yaml
 	lenientKey = "auditdb.lenient" // works with a broken configuration
+	groupKey   = "auditdb.group"   // does nothing but hold subcommands
 )
 
 // listOutput marks a command whose answer is one list, so that it takes -o csv (and ndjson). It prints with App.EmitList.
@@ -231,15 +234,16 @@ func flagError(cmd *cobra.Command, err error) error {
 // finishTree gives every command the same manners: usage errors of class usage, groups that know their members.
 func finishTree(cmd *cobra.Command) {
 	cmd.Flags().SortFlags = true
+	cmd.SuggestionsMinimumDistance = 2
 	cmd.DisableFlagsInUseLine = true
 	if cmd.HasSubCommands() && !cmd.Runnable() {
 		cmd.Args = cobra.ArbitraryArgs
 		cmd.RunE = group
-		lenient(cmd)
+		annotate(lenient(cmd), groupKey, "yes")
 	}
 	check := cmd.Args
 	if check == nil {
-		check = cobra.NoArgs
+		check = noArgs
 	}
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		if err := check(cmd, args); err != nil {
@@ -253,6 +257,31 @@ func finishTree(cmd *cobra.Command) {
 	for _, sub := range cmd.Commands() {
 		finishTree(sub)
 	}
+}
+
+func noArgs(_ *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("takes no argument, but got %q", args[0])
+	}
+	return nil
+}
+
+// newHelpCmd prints the help of the command that its arguments name.
+func newHelpCmd() *cobra.Command {
+	return lenient(&cobra.Command{
+		Use:     "help [COMMAND]...",
+		Short:   "Help about any command",
+		Example: "  auditdb help partition create",
+		Args:    cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			found, rest, err := cmd.Root().Find(args)
+			if err != nil || found == nil || len(rest) > 0 {
+				return usage(cmd.CommandPath(), "auditdb --help lists the commands", "no command is called %q", strings.Join(args, " "))
+			}
+			found.InitDefaultHelpFlag()
+			return found.Help()
+		},
+	})
 }
 
 // group is run when a command that only has subcommands is called without one, or with one that it does not have.
