@@ -21,6 +21,7 @@ const (
 	UniqueViolation         = "23505"
 	CheckViolation          = "23514"
 	InvalidCatalogName      = "3D000"
+	InvalidSchemaName       = "3F000"
 	SerializationFailure    = "40001"
 	DeadlockDetected        = "40P01"
 	InsufficientPrivilege   = "42501"
