@@ -274,7 +274,7 @@ func run(ctx context.Context, db *postgres.DB, result *Result, fn func(context.C
 	for _, r := range done {
 		name := strings.TrimSuffix(r.Source.Path, ".sql")
 		result.Applied = append(result.Applied, Migration{Version: r.Source.Version, Name: &name})
-		db.Log().LogAttrs(ctx, slog.LevelInfo, "migrated", slog.String("migration", name), slog.String("direction", r.Direction), slog.Duration("took", r.Duration))
+		db.Log().LogAttrs(ctx, slog.LevelDebug, "migrated", slog.String("migration", name), slog.String("direction", r.Direction), slog.Duration("took", r.Duration))
 	}
 	return gooseFault(err, partial)
 }

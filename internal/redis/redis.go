@@ -40,7 +40,9 @@ type GoneError struct {
 }
 
 // Error names the address and the cause.
-func (e *GoneError) Error() string { return "Redis at " + e.Addr + " does not answer: " + e.Err.Error() }
+func (e *GoneError) Error() string {
+	return "Redis at " + e.Addr + " does not answer: " + e.Err.Error()
+}
 
 // Unwrap lets errors.Is and errors.As see the cause.
 func (e *GoneError) Unwrap() error { return e.Err }
