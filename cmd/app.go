@@ -15,8 +15,10 @@ import (
 
 	"auditdb/internal/config"
 	"auditdb/internal/fault"
+	"auditdb/internal/job"
 	"auditdb/internal/output"
 	"auditdb/internal/postgres"
+	"auditdb/internal/redis"
 )
 
 // App is what commands share. Dependencies are opened on first use, so --help and completion never connect.
@@ -29,10 +31,15 @@ type App struct {
 	Printer  *output.Printer  // data to standard output
 
 	stderr *messages
-	mu     sync.Mutex
-	db     *postgres.DB
 	ended  func() error // why the command's context ended: a signal, --timeout, or nil
 	limit  context.CancelFunc
+
+	mu        sync.Mutex
+	db        *postgres.DB
+	redis     *redis.Client
+	redisGone bool
+	runs      []*job.Run
+	summary   any
 }
 
 func newApp(in io.Reader, out, errOut io.Writer, now func() time.Time) *App {
@@ -136,17 +143,6 @@ func (a *App) Progress(label string, total int64, unit output.Unit) output.Progr
 // Warn writes one warning line to standard error.
 func (a *App) Warn(format string, args ...any) {
 	a.Log.Warn(fmt.Sprintf(format, args...))
-}
-
-// close ends everything that was opened.
-func (a *App) close(_ context.Context, _ int) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.db != nil {
-		a.db.Close()
-		a.db = nil
-	}
-	a.limit()
 }
 
 // messages is standard error: every write is redacted, one at a time.
