@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"auditdb/internal/fault"
 	"auditdb/internal/job"
@@ -69,8 +70,25 @@ func (a *App) close(ctx context.Context, code int) {
 		a.redis = nil
 	}
 	if a.db != nil {
-		a.db.Close()
+		within(closeLimit, a.db.Close)
 		a.db = nil
 	}
 	a.limit()
+}
+
+// closeLimit bounds waiting for connections that a panic has left in use; the end of the process closes them.
+const closeLimit = 5 * time.Second
+
+func within(limit time.Duration, f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+	}
 }
