@@ -169,8 +169,7 @@ func (l *Log) accept(end logEnd, known tail) (tail, error) {
 		return tail{}, nil
 	}
 	if end.keyID != l.keys.id {
-		return tail{}, fault.New(fault.Config, "set integrity.key_file to the key that the log was begun with",
-			"wrong_key: the integrity log was written with key %s, the configured key is %s", end.keyID, l.keys.id)
+		return tail{}, wrongKey(end.keyID, l.keys.id)
 	}
 	if end.checkpointSize != end.size {
 		return tail{}, brokenLog("it has %d records, its newest checkpoint covers %d", end.size, end.checkpointSize)

@@ -4,11 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/fnv"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 	"golang.org/x/mod/sumdb/tlog"
+
+	"auditdb/internal/postgres"
 )
 
 // logEnd is the end of the log as the database has it.
@@ -24,11 +25,11 @@ type logEnd struct {
 	touched        []int16  // those of the asked tables that the log knows
 }
 
-func logLockKey() int64 {
-	h := fnv.New64a()
-	_, _ = h.Write([]byte("auditdb:log"))
-	return int64(h.Sum64()) //nolint:gosec // two's complement
-}
+// logLock is the name of the advisory lock that serialises appends.
+const logLock = "log"
+
+// sqlLock waits for the lock longer than sessions wait for table locks: whoever holds it is about to commit.
+const sqlLock = "SELECT set_config('lock_timeout', '60s', true), pg_advisory_xact_lock($1)"
 
 // sqlTail reads the end of the log. The indexes of the right edge follow from the size: for each bit k of it the full subtree of level
 // k is node (size>>k)-1, stored at index 2m - popcount(m) + k, where m = ((size>>k)<<k) - 1 is its last record (tlog.StoredHashIndex).
@@ -50,7 +51,7 @@ func lockTail(ctx context.Context, tx pgx.Tx, known tail, tables []int16) (logEn
 	var end logEnd
 	var root []byte
 	b := &pgx.Batch{}
-	b.Queue("SELECT pg_advisory_xact_lock($1)", logLockKey())
+	b.Queue(sqlLock, postgres.LockKey(logLock))
 	b.Queue(sqlTail, known.edge.size, known.root[:], tables).QueryRow(func(row pgx.Row) error {
 		return row.Scan(&end.size, &end.keyID, &end.isolation, &end.durable, &end.checkpointSize, &root, &end.note, &end.edge, &end.touched)
 	})
@@ -119,7 +120,7 @@ func (r Range) timestamps() (from, to pgtype.Timestamptz) {
 // IsEmpty tells, under the log's lock, that nothing has been logged yet: until then partitions change without a key. The lock is
 // shared and held until the end of the transaction, so no genesis can overlook what the transaction did.
 func IsEmpty(ctx context.Context, tx pgx.Tx) (bool, error) {
-	if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock_shared($1)", logLockKey()); err != nil {
+	if _, err := tx.Exec(ctx, "SELECT set_config('lock_timeout', '60s', true), pg_advisory_xact_lock_shared($1)", postgres.LockKey(logLock)); err != nil {
 		return false, fmt.Errorf("lock the integrity log: %w", err)
 	}
 	var empty bool

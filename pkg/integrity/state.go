@@ -1,0 +1,143 @@
+package integrity
+
+import (
+	"slices"
+
+	"auditdb/pkg/audit"
+)
+
+// logState is what the log says should be in the database, after its records up to some point.
+type logState struct {
+	genesis *Genesis
+	keys    []Key
+	tables  map[int16]*tableState
+}
+
+type tableState struct {
+	id           int16
+	schema, name string
+	keyColumn    string
+	format       audit.Format
+	formats      int // format records that differ from the first one
+	parts        map[rangeKey]*partState
+}
+
+// partStatus is what the log says about a range of a table.
+type partStatus int
+
+const (
+	partUnrecorded partStatus = iota // only leaf sets, no record of the partition itself
+	partAttached
+	partDetaching // detached, or going to be
+	partPruned    // dropped with its rows
+	partRelocated // dropped after its rows had been moved elsewhere
+)
+
+// partState is one range of a table with the leaf sets that must be there.
+type partState struct {
+	ref     PartitionRef // under its newest name
+	status  partStatus
+	oid     int64 // from the detach record
+	moved   int64 // rows that were moved out
+	changed int64 // the last record about the partition itself
+	sets    []int64
+	old     []detachedSets
+}
+
+// detachedSets are the leaf sets of a partition that was detached and replaced by a new one of the same range.
+type detachedSets struct {
+	ref  PartitionRef
+	oid  int64
+	sets []int64
+}
+
+func newLogState() *logState { return &logState{tables: map[int16]*tableState{}} }
+
+func (s *logState) table(id int16) *tableState {
+	t := s.tables[id]
+	if t == nil {
+		t = &tableState{id: id, parts: map[rangeKey]*partState{}}
+		s.tables[id] = t
+	}
+	return t
+}
+
+func (t *tableState) part(ref PartitionRef) *partState {
+	p := t.parts[ref.Range.key()]
+	if p == nil {
+		p = &partState{ref: ref}
+		t.parts[ref.Range.key()] = p
+	}
+	return p
+}
+
+// apply takes in the next record.
+func (s *logState) apply(r Record) {
+	switch b := r.Body.(type) {
+	case *Genesis:
+		if s.genesis == nil {
+			s.genesis = b
+		}
+	case *Key:
+		s.keys = append(s.keys, *b)
+	case *Format:
+		s.table(b.Table).setFormat(b)
+	case *Partition:
+		s.table(b.Table).part(b.Partition).attach(r.Seq, b)
+	case *Batch:
+		p := s.table(b.Table).part(b.Partition)
+		p.sets = append(p.sets, r.Seq)
+	case *Seal:
+		p := s.table(b.Table).part(b.Partition)
+		p.sets = append(p.sets, r.Seq)
+	case *Move:
+		t := s.table(b.Table)
+		from, to := t.part(b.From), t.part(b.To)
+		from.moved += b.Rows
+		from.changed, to.changed = r.Seq, r.Seq
+	case *Detach:
+		p := s.table(b.Table).part(b.Partition)
+		p.ref, p.status, p.oid, p.changed = b.Partition, partDetaching, b.OID, r.Seq
+	case *Prune:
+		s.table(b.Table).part(b.Partition).prune(r.Seq, b.Rows)
+	}
+}
+
+func (t *tableState) setFormat(b *Format) {
+	t.schema, t.name, t.keyColumn = b.Schema, b.Name, b.KeyColumn
+	if len(t.format.Core) > 0 && !sameFormat(t.format, b.Leaf) {
+		t.formats++
+		return
+	}
+	t.format = b.Leaf
+}
+
+// attach begins, or goes on with, a range. A partition that is created where one was detached is another one: the detached one keeps
+// its leaf sets.
+func (p *partState) attach(seq int64, b *Partition) {
+	if p.status == partDetaching && b.Event == EventCreated {
+		p.old = append(p.old, detachedSets{ref: p.ref, oid: p.oid, sets: p.sets})
+		p.sets = nil
+	}
+	p.ref, p.status, p.moved, p.changed = b.Partition, partAttached, 0, seq
+}
+
+// prune ends a range: its rows are gone, unless they had been moved to other partitions before it was dropped empty.
+func (p *partState) prune(seq, rows int64) {
+	p.changed = seq
+	if p.moved > 0 && rows == 0 {
+		p.status = partRelocated
+		return
+	}
+	p.status, p.moved, p.sets = partPruned, 0, nil
+}
+
+func sameFormat(a, b audit.Format) bool {
+	return a.Version == b.Version && a.Salt == b.Salt && slices.Equal(a.Core, b.Core) && slices.Equal(a.Personal, b.Personal)
+}
+
+// adopt registers a leaf set whose record is damaged by what the leaf store says about it.
+func (s *logState) adopt(seq int64, table int16, r Range) {
+	p := s.table(table).part(PartitionRef{Range: r})
+	p.sets = append(p.sets, seq)
+}

@@ -1,0 +1,438 @@
+package integrity
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+
+	"auditdb/internal/fault"
+	"auditdb/internal/postgres"
+)
+
+// VerifyOptions say what to verify and with what.
+type VerifyOptions struct {
+	Keys           *Keys      // nil: MACs are not checked
+	Public         *PublicKey // nil: the one of Keys; without both signatures are not checked either
+	Tables         []int16    // auditdb.managed_table ids; empty: every table with integrity on, and every one that the log knows
+	From, To       time.Time  // only partitions with rows in [From, To); zero: open
+	Partition      string     // only this partition, by name with or without its schema
+	Anchors        []External // checkpoints kept outside the database
+	Jobs           int        // partitions at once; 0: 1
+	Rate           int64      // bytes a second read by all jobs together; 0: no limit
+	Wait           time.Duration
+	MaxDuration    time.Duration // stop then with what is done; 0: none
+	MaxUnsealedAge time.Duration // unsealed rows older than this are an error; 0: never
+	MaxFindings    int           // findings in the report; 0: 1000
+	Now            func() time.Time
+	Progress       func(rows int64) // called from several goroutines with rows done since the last call; may be nil
+}
+
+// Report is the result of a verification.
+type Report struct {
+	OK             bool        `json:"ok"` // no finding of severity error
+	Assurance      string      `json:"assurance"`
+	RowsChecked    int64       `json:"rows_checked"`
+	BatchesChecked int64       `json:"batches_checked"` // leaf sets
+	UnsealedRows   int64       `json:"unsealed_rows"`
+	Checkpoint     *Checkpoint `json:"checkpoint"` // the newest one of the log that was right
+	Findings       []Finding   `json:"findings"`
+	FindingsTotal  int64       `json:"findings_total"`
+	Incomplete     bool        `json:"incomplete"`
+	ElapsedSeconds float64     `json:"elapsed_seconds"`
+	RowsPerSecond  float64     `json:"rows_per_second"`
+
+	// Unproven says why the log could not be authenticated: no key, or the wrong one. Findings apart, that is no success.
+	Unproven string `json:"-"`
+}
+
+// errTimeUp is the cause of a context that ends because of MaxDuration.
+var errTimeUp = errors.New("maximal duration reached")
+
+const (
+	setMemory = 32 << 20 // bytes that open leaf sets of all jobs may take
+	maxRounds = 6
+)
+
+// verifier is one run of Verify.
+type verifier struct {
+	db   *postgres.DB
+	opts VerifyOptions
+
+	mu    sync.Mutex // the walk and the sums
+	walk  *logWalk
+	found *collector
+	sum   map[string]*unsealed
+	rows  int64
+	sets  int64
+
+	rateMu   sync.Mutex
+	rateNext time.Time
+}
+
+// unsealed sums up rows of other writers in one table.
+type unsealed struct {
+	rows   int64
+	oldest int64
+}
+
+// Verify compares the database with its integrity log. Findings are part of the report; an error means that it could not look.
+func Verify(ctx context.Context, db *postgres.DB, opts VerifyOptions) (*Report, error) {
+	start := opts.Now()
+	if opts.Public == nil && opts.Keys != nil {
+		opts.Public = opts.Keys.Public()
+	}
+	opts.Jobs = max(opts.Jobs, 1)
+	found := newCollector(opts.MaxFindings)
+	v := &verifier{db: db, opts: opts, found: found, walk: newLogWalk(opts.Keys, opts.Public, found), sum: map[string]*unsealed{}}
+	for _, x := range opts.Anchors {
+		if err := v.walk.addAnchor(x); err != nil {
+			return nil, err
+		}
+	}
+	incomplete, err := v.run(ctx)
+	if err != nil {
+		return nil, err
+	}
+	v.reportUnsealed()
+	return v.report(opts.Now().Sub(start), incomplete), nil
+}
+
+// run verifies in rounds: what changed its shape while it was being read is planned again.
+func (v *verifier) run(ctx context.Context) (incomplete bool, err error) {
+	work := ctx
+	if v.opts.MaxDuration > 0 {
+		var cancel context.CancelFunc
+		work, cancel = context.WithTimeoutCause(ctx, v.opts.MaxDuration, errTimeUp)
+		defer cancel()
+	}
+	f := filter{from: math.MinInt64, to: math.MaxInt64, partition: v.opts.Partition}
+	if !v.opts.From.IsZero() {
+		f.from = v.opts.From.UnixMicro()
+	}
+	if !v.opts.To.IsZero() {
+		f.to = v.opts.To.UnixMicro()
+	}
+	for round := 0; ; round++ {
+		units, err := v.plan(work, f)
+		if err == nil && round == 0 && f.partition != "" && len(units) == 0 && v.found.errors() == 0 {
+			return false, fault.New(fault.Usage, "auditdb partition list", "partition %q not found", f.partition)
+		}
+		var stale map[int16][]rangeKey
+		if err == nil {
+			stale, err = v.verifyUnits(work, units)
+		}
+		if err != nil && errors.Is(context.Cause(work), errTimeUp) && ctx.Err() == nil {
+			incomplete = true
+			break
+		}
+		if err != nil {
+			return false, err
+		}
+		if len(stale) == 0 {
+			break
+		}
+		if round == maxRounds {
+			return false, fault.New(fault.Unavailable, "run it again when partitions are not being changed", "verify: partitions kept changing")
+		}
+		f.only = stale
+	}
+	return incomplete, v.finishLog(ctx)
+}
+
+// snapshot runs fn in a snapshot of its own.
+func (v *verifier) snapshot(ctx context.Context, fn func(pgx.Tx) error) error {
+	return v.db.TxWith(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "SET LOCAL row_security = off; SET LOCAL statement_timeout = 0"); err != nil {
+			return fmt.Errorf("prepare a snapshot: %w", err)
+		}
+		return fn(tx)
+	})
+}
+
+// plan walks the log and compares it with the catalog, in one snapshot.
+func (v *verifier) plan(ctx context.Context, f filter) ([]*unit, error) {
+	var units []*unit
+	err := v.snapshot(ctx, func(tx pgx.Tx) error {
+		if _, err := v.walk.extend(ctx, tx); err != nil {
+			return err
+		}
+		tables, err := v.tables(ctx, tx)
+		if err != nil {
+			return err
+		}
+		p := planner{tx: tx, walk: v.walk, found: v.found, filter: f}
+		for _, m := range tables {
+			if f.only != nil && f.only[m.id] == nil {
+				continue
+			}
+			if err := p.table(ctx, m); err != nil {
+				return err
+			}
+		}
+		units = p.units
+		return nil
+	})
+	sortUnits(units)
+	return units, err
+}
+
+// tables lists what to verify: managed tables with integrity on, and those of the log whatever managed_table says of them.
+func (v *verifier) tables(ctx context.Context, tx pgx.Tx) ([]managed, error) {
+	list, err := readManaged(ctx, tx)
+	if err != nil {
+		return nil, err
+	}
+	wanted := func(id int16) bool {
+		for _, t := range v.opts.Tables {
+			if t == id {
+				return true
+			}
+		}
+		return len(v.opts.Tables) == 0
+	}
+	var out []managed
+	listed := map[int16]bool{}
+	for _, m := range list {
+		listed[m.id] = true
+		if wanted(m.id) && (m.integrity || v.walk.state.tables[m.id] != nil) {
+			out = append(out, m)
+		}
+	}
+	for id, t := range v.walk.state.tables {
+		if !listed[id] && t.name != "" && wanted(id) {
+			out = append(out, managed{id: id, schema: t.schema, name: t.name, integrity: true})
+		}
+	}
+	return out, nil
+}
+
+// verifyUnits runs the units on the workers and returns the ranges that must be planned again.
+func (v *verifier) verifyUnits(ctx context.Context, units []*unit) (map[int16][]rangeKey, error) {
+	queue := make(chan *unit, len(units))
+	for _, u := range units {
+		queue <- u
+	}
+	close(queue)
+	stale := map[int16][]rangeKey{}
+	group, ctx := errgroup.WithContext(ctx)
+	for range min(v.opts.Jobs, len(units)) {
+		group.Go(func() error {
+			w := &worker{v: v}
+			defer w.close(ctx)
+			for u := range queue {
+				res, found, err := w.run(ctx, u)
+				if errors.Is(err, errStale) {
+					v.mu.Lock()
+					stale[u.table.id] = append(stale[u.table.id], u.allRanges()...)
+					v.mu.Unlock()
+					continue
+				}
+				if err != nil {
+					return err
+				}
+				v.add(u, res, found)
+			}
+			return nil
+		})
+	}
+	return stale, group.Wait()
+}
+
+// allRanges are the ranges that make the unit be planned again.
+func (u *unit) allRanges() []rangeKey {
+	out := append([]rangeKey{}, u.ranges...)
+	for _, r := range u.rels {
+		out = append(out, r.rng)
+	}
+	return out
+}
+
+func (v *verifier) add(u *unit, res unitResult, found *collector) {
+	v.found.merge(found)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.rows += res.rows
+	v.sets += res.sets
+	if res.unsealed > 0 {
+		s := v.sum[u.table.name]
+		if s == nil {
+			s = &unsealed{oldest: math.MaxInt64}
+			v.sum[u.table.name] = s
+		}
+		s.rows += res.unsealed
+		s.oldest = min(s.oldest, res.oldest)
+	}
+}
+
+func (v *verifier) progress(rows int64) {
+	if v.opts.Progress != nil && rows > 0 {
+		v.opts.Progress(rows)
+	}
+}
+
+func (v *verifier) budget() int64 { return setMemory / int64(v.opts.Jobs) }
+
+// setsOf returns the leaf sets whose rows the unit's snapshot shows. The walk is extended to the snapshot first, since rows and their
+// records were committed together.
+func (v *verifier) setsOf(ctx context.Context, tx pgx.Tx, u *unit) ([]int64, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	size, err := v.walk.extend(ctx, tx)
+	if err != nil {
+		return nil, err
+	}
+	seqs := append([]int64{}, u.seqs...)
+	state := v.walk.state.tables[u.table.id]
+	if state == nil {
+		return seqs, nil
+	}
+	if !u.table.known {
+		return nil, errStale // the log has just begun with this table
+	}
+	mine := map[rangeKey]bool{}
+	for _, k := range u.ranges {
+		mine[k] = true
+	}
+	for k, p := range state.parts {
+		if p.changed >= u.after && p.changed < size && u.touches(k) {
+			return nil, errStale
+		}
+		if !mine[k] {
+			continue
+		}
+		for _, seq := range p.sets {
+			if seq < size {
+				seqs = append(seqs, seq)
+			}
+		}
+	}
+	slices.Sort(seqs)
+	return seqs, nil
+}
+
+// touches tells whether a range concerns the unit.
+func (u *unit) touches(k rangeKey) bool {
+	for _, o := range u.allRanges() {
+		if o == k || o.overlaps(k) {
+			return true
+		}
+	}
+	return false
+}
+
+// finishLog checks what was appended meanwhile.
+func (v *verifier) finishLog(ctx context.Context) error {
+	return v.snapshot(ctx, func(tx pgx.Tx) error {
+		size, err := v.walk.extend(ctx, tx)
+		if err != nil {
+			return err
+		}
+		v.walk.finish(size)
+		return nil
+	})
+}
+
+func (v *verifier) reportUnsealed() {
+	for table, s := range v.sum {
+		detail := fmt.Sprintf("%d rows of other writers are in no leaf set yet", s.rows)
+		late := false
+		if s.oldest != math.MaxInt64 {
+			oldest := time.UnixMicro(s.oldest + pgEpochMicros)
+			age := v.opts.Now().Sub(oldest)
+			detail += "; the oldest arrived " + formatTime(oldest)
+			late = v.opts.MaxUnsealedAge > 0 && age > v.opts.MaxUnsealedAge
+		}
+		f := newFinding(RowsUnsealed, "%s", detail).on(table)
+		if late {
+			f.Severity = SeverityError
+			f.Detail += fmt.Sprintf(", more than %s ago", v.opts.MaxUnsealedAge)
+		}
+		v.found.add(f)
+	}
+}
+
+func (v *verifier) report(elapsed time.Duration, incomplete bool) *Report {
+	r := &Report{
+		OK: v.found.errors() == 0, RowsChecked: v.rows, BatchesChecked: v.sets, Findings: v.found.list(), FindingsTotal: v.found.total(),
+		Incomplete: incomplete, ElapsedSeconds: elapsed.Seconds(),
+	}
+	for _, s := range v.sum {
+		r.UnsealedRows += s.rows
+	}
+	if v.walk.checkpoint.Note != "" {
+		r.Checkpoint = &v.walk.checkpoint
+	}
+	if elapsed > 0 {
+		r.RowsPerSecond = float64(v.rows) / elapsed.Seconds()
+	}
+	switch {
+	case v.walk.wrongKey:
+		r.Unproven = "the key at hand is not the log's"
+	case v.opts.Keys == nil && v.opts.Public == nil:
+		r.Unproven = "no key: set integrity.key_file or integrity.public_key_file"
+	}
+	r.Assurance = v.assurance(incomplete)
+	return r
+}
+
+// describe says what an external checkpoint proves about a log of a size.
+func (a anchor) describe(size int64) string {
+	kind := "anchor"
+	if a.LastSeen {
+		kind = "last seen"
+	}
+	if !a.met {
+		return fmt.Sprintf("%s: %s NOT MET", kind, a.Source)
+	}
+	return fmt.Sprintf("%s: %s covers %d of %d records", kind, a.Source, a.size, size)
+}
+
+// assurance says in one line what was checked and what is not excluded.
+func (v *verifier) assurance(incomplete bool) string {
+	var parts []string
+	say := func(format string, args ...any) { parts = append(parts, fmt.Sprintf(format, args...)) }
+	if incomplete {
+		say("INCOMPLETE")
+	}
+	if v.opts.Partition != "" || !v.opts.From.IsZero() || !v.opts.To.IsZero() || len(v.opts.Tables) > 0 {
+		say("only what was asked for")
+	}
+	say("log: %d records", v.walk.next)
+	switch {
+	case v.walk.wrongKey:
+		say("mac: NOT CHECKED (wrong key)")
+	case v.opts.Keys == nil:
+		say("mac: NOT CHECKED (no secret key)")
+	default:
+		say("mac: key %s", v.opts.Keys.ID())
+	}
+	if v.opts.Public == nil || v.walk.wrongKey {
+		say("signature: NOT CHECKED")
+	} else {
+		say("signature: %s", v.opts.Public.Origin())
+	}
+	for _, lastSeen := range []bool{false, true} {
+		none := true
+		for _, a := range v.walk.anchors {
+			if a.LastSeen == lastSeen {
+				none = false
+				say("%s", a.describe(v.walk.next))
+			}
+		}
+		switch {
+		case none && lastSeen:
+			say("last seen: none")
+		case none:
+			say("NO EXTERNAL ANCHOR: rollback not excluded")
+		}
+	}
+	return strings.Join(parts, "; ")
+}

@@ -1,0 +1,331 @@
+package integrity
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/mod/sumdb/tlog"
+
+	"auditdb/internal/fault"
+)
+
+// External is a checkpoint that was kept outside the database.
+type External struct {
+	Source   string // where it came from, for messages
+	Note     string // the signed note
+	LastSeen bool   // the verifier's own, from its last run
+}
+
+// anchor is a parsed External.
+type anchor struct {
+	External
+	size int64
+	root tlog.Hash
+	met  bool // the log has reached its size
+}
+
+// logWalk reads the log once from its start, in as many snapshots as extend is called, and checks each record, the tree and the
+// checkpoints. It keeps only what logState keeps.
+type logWalk struct {
+	keys    *Keys      // nil: MACs are not checked
+	public  *PublicKey // nil: signatures are not checked
+	found   *collector
+	state   *logState
+	next    int64 // sequence number of the next record to read
+	edge    edge
+	lost    bool // a record and its tree hash are missing: the tree cannot be followed further, single records can
+	anchors []anchor
+
+	checkpoint Checkpoint     // the newest one whose root was right
+	wrongRoots int64          // checkpoints whose root is not the tree's
+	newest     int64          // size of the newest checkpoint
+	wrongKey   bool           // the log was made with another key: it cannot be authenticated
+	inTree     map[int64]bool // records whose MAC is wrong, but whose text is the one in the tree
+	damaged    map[int64]bool // records whose text cannot be trusted
+	endBad     bool           // the tables around the log do not end with it
+}
+
+func newLogWalk(keys *Keys, public *PublicKey, found *collector) *logWalk {
+	return &logWalk{
+		keys: keys, public: public, found: found, state: newLogState(), inTree: map[int64]bool{}, damaged: map[int64]bool{},
+	}
+}
+
+// addAnchor takes an external checkpoint; it must come before the records that it covers.
+func (w *logWalk) addAnchor(x External) error {
+	cp, root, err := ParseCheckpoint(x.Note)
+	if err != nil {
+		return fault.New(fault.Unavailable, "give a file that holds one signed checkpoint", "read checkpoint %s: %w", x.Source, err)
+	}
+	if w.public != nil {
+		if _, _, err := w.public.Verify(x.Note); err != nil {
+			w.found.add(newFinding(AnchorInvalid, "checkpoint %s is not signed by the log's key: %v", x.Source, err))
+			return nil
+		}
+	}
+	w.anchors = append(w.anchors, anchor{External: x, size: cp.Size, root: root})
+	return nil
+}
+
+const logChunk = 2000
+
+// extend reads the records that the transaction's snapshot has beyond what was read before, and returns how many it has.
+func (w *logWalk) extend(ctx context.Context, tx pgx.Tx) (int64, error) {
+	end, err := readLogSize(ctx, tx)
+	if err != nil {
+		return 0, err
+	}
+	if w.next == 0 && end.records > 0 {
+		if err := w.identify(ctx, tx, end); err != nil {
+			return 0, err
+		}
+	}
+	if end.records < w.next {
+		return end.records, nil // an older snapshot than the last one
+	}
+	for w.next < end.records {
+		if err := w.chunk(ctx, tx, min(w.next+logChunk, end.records)); err != nil {
+			return 0, err
+		}
+	}
+	w.checkEnd(end)
+	return end.records, nil
+}
+
+// identify finds out whether the log was made with the keys at hand at all: the wrong key proves nothing about the log.
+func (w *logWalk) identify(ctx context.Context, tx pgx.Tx, end logSize) error {
+	if w.public == nil {
+		return nil
+	}
+	if _, _, err := w.public.Verify(end.note); err == nil {
+		return nil
+	}
+	records, err := readRecords(ctx, tx, 0, 2)
+	if err != nil {
+		return err
+	}
+	first, second := records[0], records[1]
+	switch {
+	case w.keys != nil && (first == nil || first.keyID == w.keys.id || w.keys.CheckMAC([]byte(first.text), first.mac)):
+		return nil
+	case w.keys != nil:
+		w.found.add(newFinding(WrongKey, "the log was written with key %s; the configured key is %s: nothing can be authenticated", first.keyID, w.keys.id))
+	default:
+		var r Record
+		if second != nil {
+			r, _ = Parse([]byte(second.text))
+		}
+		k, ok := r.Body.(*Key)
+		if !ok || k.Public == w.public.Encode() {
+			return nil
+		}
+		w.found.add(newFinding(WrongKey, "the log's checkpoints are signed by key %s of %q, not by the public key at hand", k.KeyID, end.origin()))
+	}
+	w.wrongKey, w.keys, w.public = true, nil, nil
+	return nil
+}
+
+// chunk walks the records up to a size.
+func (w *logWalk) chunk(ctx context.Context, tx pgx.Tx, upTo int64) error {
+	from := w.next
+	records, err := readRecords(ctx, tx, from, upTo)
+	if err != nil {
+		return err
+	}
+	hashes, err := readHashes(ctx, tx, tlog.StoredHashIndex(0, from), tlog.StoredHashIndex(0, upTo))
+	if err != nil {
+		return err
+	}
+	checkpoints, err := readCheckpoints(ctx, tx, from, upTo)
+	if err != nil {
+		return err
+	}
+	for ; w.next < upTo; w.next++ {
+		if err := w.step(ctx, tx, w.next, records[w.next], hashes); err != nil {
+			return err
+		}
+		if w.lost {
+			continue
+		}
+		if cp, ok := checkpoints[w.edge.size]; ok {
+			w.checkCheckpoint(cp)
+		}
+		w.checkAnchors()
+	}
+	return nil
+}
+
+// step takes the record of one sequence number, which may be missing.
+func (w *logWalk) step(ctx context.Context, tx pgx.Tx, seq int64, rec *storedRecord, hashes map[int64]tlog.Hash) error {
+	index := tlog.StoredHashIndex(0, seq)
+	stored, haveStored := hashes[index]
+	leaf, good, err := w.judge(seq, rec, stored, haveStored)
+	if err != nil {
+		return err
+	}
+	if !good {
+		w.damaged[seq] = true
+		if err := w.salvage(ctx, tx, seq); err != nil {
+			return err
+		}
+	}
+	if w.lost {
+		return nil
+	}
+	want, err := w.edge.add(leaf)
+	if err != nil {
+		return fmt.Errorf("follow the log's tree: %w", err)
+	}
+	for i, h := range want {
+		got, ok := hashes[index+int64(i)]
+		if i == 0 && !good {
+			continue // reported with the record
+		}
+		if !ok || got != h {
+			w.found.add(newFinding(LogRootMismatch, "tree hash %d, stored with record %d, is %s", index+int64(i), seq, missingOr(!ok, "wrong")).of(seq))
+		}
+	}
+	return nil
+}
+
+func missingOr(missing bool, other string) string {
+	if missing {
+		return "missing"
+	}
+	return other
+}
+
+// judge checks one record and returns the leaf hash to go on with: its own, or the stored one where the record cannot be trusted.
+func (w *logWalk) judge(seq int64, rec *storedRecord, stored tlog.Hash, haveStored bool) (tlog.Hash, bool, error) {
+	if rec == nil {
+		w.found.add(newFinding(LogGap, "record %d of the log is missing", seq).of(seq))
+		w.lost = w.lost || !haveStored
+		return stored, false, nil
+	}
+	leaf := tlog.RecordHash([]byte(rec.text))
+	inTree := haveStored && leaf == stored
+	if bad := w.authenticate(seq, rec, inTree, haveStored); bad {
+		if haveStored {
+			leaf = stored
+		}
+		if !inTree {
+			return leaf, false, nil
+		}
+		w.inTree[seq] = true
+	}
+	parsed, err := Parse([]byte(rec.text))
+	if err != nil || parsed.Seq != seq {
+		if w.keys != nil && w.keys.CheckMAC([]byte(rec.text), rec.mac) && err != nil {
+			return leaf, false, fault.New(fault.Unavailable, "use a newer auditdb", "record %d of the log cannot be read by this version: %w", seq, err)
+		}
+		w.found.add(newFinding(LogRootMismatch, "record %d of the log is not a record of that number", seq).of(seq))
+		return leaf, false, nil
+	}
+	w.state.apply(parsed)
+	return leaf, true, nil
+}
+
+// authenticate reports a record whose MAC or tree hash is not its own.
+func (w *logWalk) authenticate(seq int64, rec *storedRecord, inTree, haveStored bool) (bad bool) {
+	switch {
+	case w.keys == nil:
+		if !inTree && haveStored {
+			w.found.add(newFinding(LogRootMismatch, "record %d of the log was changed: it is not what the tree holds", seq).of(seq))
+			return true
+		}
+		return false
+	case w.keys.CheckMAC([]byte(rec.text), rec.mac):
+		if rec.keyID != w.keys.id {
+			w.found.add(newFinding(KeyUnknown, "record %d of the log names key %s, but key %s made it", seq, rec.keyID, w.keys.id).of(seq))
+		}
+		return false
+	case rec.keyID != w.keys.id:
+		w.found.add(newFinding(KeyUnknown, "record %d of the log is authenticated by key %s, which the log does not know", seq, rec.keyID).of(seq))
+		return true
+	case inTree:
+		w.found.add(newFinding(MACInvalid, "the MAC of record %d of the log is not the record's", seq).of(seq))
+		return true
+	}
+	w.found.add(newFinding(MACInvalid, "record %d of the log was changed: its MAC does not fit", seq).of(seq))
+	return true
+}
+
+// salvage looks a damaged record's leaf set up in the leaf store, so that its rows are compared with that at least.
+func (w *logWalk) salvage(ctx context.Context, tx pgx.Tx, seq int64) error {
+	table, rng, ok, err := readLeafPlace(ctx, tx, seq)
+	if err != nil || !ok {
+		return err
+	}
+	w.state.adopt(seq, table, rng)
+	return nil
+}
+
+func (w *logWalk) checkCheckpoint(cp storedCheckpoint) {
+	w.newest = cp.size
+	root, err := w.edge.root()
+	signed, noteRoot, parseErr := ParseCheckpoint(cp.note)
+	switch {
+	case err != nil || root != cp.root:
+		if w.wrongRoots == 0 {
+			w.found.add(newFinding(LogRootMismatch, "the log's tree at %d records is not what its checkpoint says", cp.size))
+		}
+		w.wrongRoots++
+		return
+	case parseErr != nil || noteRoot != cp.root || signed.Size != cp.size:
+		w.found.add(newFinding(CheckpointSignature, "the signed note of checkpoint %d says something else than the checkpoint", cp.size))
+		return
+	}
+	if w.public != nil {
+		if _, _, err := w.public.Verify(cp.note); err != nil {
+			w.found.add(newFinding(CheckpointSignature, "checkpoint %d: %v", cp.size, err))
+			return
+		}
+	}
+	w.checkpoint = signed
+}
+
+func (w *logWalk) checkAnchors() {
+	for i := range w.anchors {
+		a := &w.anchors[i]
+		if a.met || a.size != w.edge.size {
+			continue
+		}
+		a.met = true
+		if root, err := w.edge.root(); err != nil || root != a.root {
+			w.found.add(newFinding(LogForked, "the log's first %d records are not those of checkpoint %s", a.size, a.Source))
+		}
+	}
+}
+
+// checkEnd compares what the tables around the log hold beyond its last record. A finding is made once.
+func (w *logWalk) checkEnd(end logSize) {
+	if w.endBad {
+		return
+	}
+	before := w.found.errors()
+	defer func() { w.endBad = w.found.errors() > before }()
+	switch {
+	case end.checkpoint > end.records:
+		w.found.add(newFinding(LogTruncated, "the log has %d records, its newest checkpoint covers %d", end.records, end.checkpoint))
+	case end.hashes > tlog.StoredHashCount(end.records):
+		w.found.add(newFinding(LogTruncated, "the log has %d records, but tree hashes for more", end.records))
+	case end.records > 0 && w.newest < end.records && !w.lost:
+		w.found.add(newFinding(LogRootMismatch, "the log has %d records, its newest checkpoint covers only %d", end.records, w.newest))
+	}
+}
+
+// finish reports what can be told only at the end. records is the size of the log in the last snapshot.
+func (w *logWalk) finish(records int64) {
+	if records < w.next {
+		w.found.add(newFinding(LogTruncated, "the log had %d records a moment ago and has %d now", w.next, records))
+	}
+	for _, a := range w.anchors {
+		if !a.met && a.size > w.next {
+			w.found.add(newFinding(LogTruncated, "checkpoint %s covers %d records, the log has %d", a.Source, a.size, w.next))
+		}
+	}
+	if w.wrongRoots > 1 {
+		w.found.add(newFinding(LogRootMismatch, "%d checkpoints of the log do not fit its tree", w.wrongRoots))
+	}
+}

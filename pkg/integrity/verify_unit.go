@@ -1,0 +1,318 @@
+package integrity
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"auditdb/internal/fault"
+	"auditdb/internal/postgres"
+	"auditdb/pkg/audit"
+)
+
+// errStale says that a unit's partitions have changed since it was planned: it must be planned again.
+var errStale = errors.New("partition changed meanwhile")
+
+// worker verifies units one after another on two connections: one streams rows, the other reads leaf sets.
+type worker struct {
+	v         *verifier
+	rows, aux *pgx.Conn
+}
+
+func (w *worker) connect(ctx context.Context) (err error) {
+	if w.rows == nil || w.rows.IsClosed() {
+		if w.rows, err = w.v.db.Connect(ctx); err != nil {
+			return err
+		}
+	}
+	if w.aux == nil || w.aux.IsClosed() {
+		w.aux, err = w.v.db.Connect(ctx)
+	}
+	return err
+}
+
+func (w *worker) close(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	for _, c := range []*pgx.Conn{w.rows, w.aux} {
+		if c != nil {
+			_ = c.Close(ctx) // the server ends the session either way
+		}
+	}
+}
+
+// unitResult is what one unit adds to the report.
+type unitResult struct {
+	rows, sets, unsealed int64
+	oldest               int64
+}
+
+const conflictRetries = 5
+
+// run verifies a unit. Findings of an attempt that did not come to its end are dropped.
+func (w *worker) run(ctx context.Context, u *unit) (unitResult, *collector, error) {
+	ordered := false
+	for try := 0; ; try++ {
+		if err := w.connect(ctx); err != nil {
+			return unitResult{}, nil, err
+		}
+		found := newCollector(w.v.opts.MaxFindings)
+		res, err := w.attempt(ctx, u, ordered, found)
+		switch {
+		case err == nil:
+			return res, found, nil
+		case errors.Is(err, errBudget) && !ordered:
+			ordered = true
+		case isConflict(err) && try < conflictRetries: // on a standby, replay has cancelled the query
+		case postgres.SQLState(err) == postgres.UndefinedTable:
+			return unitResult{}, nil, errStale
+		default:
+			return unitResult{}, nil, err
+		}
+	}
+}
+
+func isConflict(err error) bool {
+	state := postgres.SQLState(err)
+	return state == postgres.SerializationFailure || state == postgres.DeadlockDetected
+}
+
+func (w *worker) attempt(ctx context.Context, u *unit, ordered bool, found *collector) (res unitResult, err error) {
+	tx, err := w.rows.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
+	if err != nil {
+		return res, fmt.Errorf("begin a snapshot: %w", err)
+	}
+	defer func() {
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		_ = tx.Rollback(undo) // it only read
+	}()
+	if err := lockForReading(ctx, tx, u.rels, w.v.opts.Wait, ordered); err != nil {
+		if postgres.IsLockNotAvailable(err) {
+			return res, fault.New(fault.Locked, "wait for the other transaction to end, or allow more time with --wait", "read %s: %w", u.rels[0].name, err)
+		}
+		return res, err
+	}
+	seqs, err := w.v.setsOf(ctx, tx, u)
+	if err != nil {
+		return res, err
+	}
+	sets, err := w.places(ctx, u, seqs, found)
+	if err != nil {
+		return res, err
+	}
+	m := newMatcher(sets, u.table.format, found, u.table.name)
+	m.limit, m.ordered = w.v.budget(), ordered
+	m.fetch = func(seqs []int64) ([]storedLeaves, error) { return readLeaves(ctx, w.aux, seqs) }
+	for i := range u.rels {
+		if err := w.stream(ctx, tx, u, &u.rels[i], m); err != nil {
+			return res, err
+		}
+	}
+	if err := m.finish(); err != nil {
+		return res, err
+	}
+	return unitResult{rows: m.rows, sets: m.checked, unsealed: m.unsealed, oldest: m.oldest}, nil
+}
+
+// places reads the records of leaf sets and makes the sets, still without their leaves.
+func (w *worker) places(ctx context.Context, u *unit, seqs []int64, found *collector) ([]*leafSet, error) {
+	sets := make([]*leafSet, 0, len(seqs))
+	below := map[rangeKey]int64{}
+	for chunk := range slices.Chunk(seqs, 1000) {
+		got, err := readSetPlaces(ctx, w.aux, chunk)
+		if err != nil {
+			return nil, err
+		}
+		for _, st := range got {
+			s, ok := w.v.place(st, below)
+			if !ok {
+				found.add(newFinding(BatchRootMismatch, "record %d and its leaf set are both damaged or gone: nothing can be compared", st.seq).on(u.table.name).of(st.seq))
+				continue
+			}
+			sets = append(sets, s)
+		}
+	}
+	return sets, nil
+}
+
+// place makes a leaf set from its record, or from the leaf store where the record cannot be trusted. below holds, for each range, up
+// to which id it had been sealed by the records before.
+func (v *verifier) place(st storedLeaves, below map[rangeKey]int64) (*leafSet, bool) {
+	s := &leafSet{seq: st.seq}
+	if r, err := v.trusted(st.record, st.seq); err == nil {
+		switch b := r.Body.(type) {
+		case *Batch:
+			s.rec, s.partition = b.Set, b.Partition.Name
+			return s, true
+		case *Seal:
+			s.rec, s.partition = b.Set, b.Partition.Name
+			k := b.Partition.Range.key()
+			s.lateBelow = below[k]
+			below[k] = max(below[k], b.Below)
+			return s, true
+		}
+	}
+	if st.n < 1 || st.n > audit.MaxSet || st.minID < 0 || st.maxID < st.minID {
+		return nil, false
+	}
+	s.damaged = true
+	s.rec = LeafRoot{MinID: st.minID, MaxID: st.maxID, Rows: st.n}
+	return s, true
+}
+
+var errUntrusted = errors.New("record cannot be trusted")
+
+// trusted parses a record if it is what the log's walk accepted: authenticated where there is a key.
+func (v *verifier) trusted(rec *storedRecord, seq int64) (Record, error) {
+	if rec == nil {
+		return Record{}, errUntrusted
+	}
+	v.mu.Lock()
+	keys, inTree, damaged := v.walk.keys, v.walk.inTree[seq], v.walk.damaged[seq]
+	v.mu.Unlock()
+	if damaged || keys != nil && !inTree && !keys.CheckMAC([]byte(rec.text), rec.mac) {
+		return Record{}, errUntrusted
+	}
+	r, err := Parse([]byte(rec.text))
+	if err == nil && r.Seq != seq {
+		err = errUntrusted
+	}
+	return r, err
+}
+
+// stream compares all rows of one table.
+func (w *worker) stream(ctx context.Context, tx pgx.Tx, u *unit, r *unitRelation, m *matcher) error {
+	m.partition = r.name
+	before, told := m.rows, m.rows
+	outside := newOutside(u.table, r, m)
+	reader := tupleReader{layout: u.table.layout, fn: func(row *copyRow) error {
+		outside.check(row)
+		return m.row(row)
+	}}
+	err := pipe(func(out io.Writer) error {
+		_, err := tx.Conn().PgConn().CopyTo(ctx, w.v.throttle(ctx, out), copySQL(r.rel, u.table.format, m.ordered))
+		return err
+	}, func(b []byte) error {
+		err := reader.feed(b)
+		w.v.progress(m.rows - told)
+		told = m.rows
+		return err
+	})
+	if err == nil {
+		err = reader.close()
+	}
+	if err != nil {
+		if r.rel.rowSecurity && postgres.SQLState(err) == postgres.InsufficientPrivilege {
+			return nil // the finding on row security stands for it
+		}
+		return fmt.Errorf("read the rows of %s: %w", r.name, err)
+	}
+	if r.unlogged != "" {
+		f := newFinding(PartitionUnlogged, "partition %s %s is attached, but %s", r.name, r.rng, r.unlogged).on(u.table.name).in(r.name)
+		if m.rows == before {
+			f.Severity = SeverityWarning
+		}
+		m.found.add(f)
+	}
+	return nil
+}
+
+// outside finds rows that are not within the bounds of the partition that holds them: queries by time do not see them.
+type outside struct {
+	from, to int64 // in the key's own unit
+	size     int
+	found    *collector
+	table    string
+	rel      *unitRelation
+}
+
+const pgEpochMicros = 946684800 * 1_000_000
+
+func newOutside(t *tableCheck, r *unitRelation, m *matcher) *outside {
+	o := &outside{from: math.MinInt64, to: math.MaxInt64, found: m.found, table: t.name, rel: r}
+	if r.rng.def {
+		return o
+	}
+	unit := int64(1)
+	switch t.keyType {
+	case "timestamptz", "timestamp":
+		o.size = 8
+	case "date":
+		o.size, unit = 4, 24*3600*1_000_000
+	default:
+		return o
+	}
+	if r.rng.from != math.MinInt64 {
+		o.from = (r.rng.from - pgEpochMicros) / unit
+	}
+	if r.rng.to != math.MaxInt64 {
+		o.to = (r.rng.to - pgEpochMicros) / unit
+	}
+	return o
+}
+
+func (o *outside) check(r *copyRow) {
+	if o.size == 0 || len(r.key) != o.size {
+		return
+	}
+	var v int64
+	if o.size == 8 {
+		v = int64(binary.BigEndian.Uint64(r.key)) //nolint:gosec // two's complement
+	} else {
+		v = signed(r.key)
+	}
+	if v < o.from || v >= o.to {
+		o.found.add(newFinding(PartitionBounds, "row %d lies outside of the bounds %s of its partition", r.id, o.rel.rng).on(o.table).in(o.rel.name).row(r.id))
+	}
+}
+
+// throttle limits how fast rows are read, for all workers together.
+func (v *verifier) throttle(ctx context.Context, w io.Writer) io.Writer {
+	if v.opts.Rate <= 0 {
+		return w
+	}
+	return &throttled{ctx: ctx.Done(), v: v, w: w}
+}
+
+type throttled struct {
+	ctx <-chan struct{}
+	v   *verifier
+	w   io.Writer
+	n   int64
+}
+
+func (t *throttled) Write(p []byte) (int, error) {
+	t.n += int64(len(p))
+	if t.n >= slabSize {
+		if wait := t.v.reserve(t.n); wait > 0 {
+			timer := time.NewTimer(wait)
+			select {
+			case <-t.ctx: // the copy itself reports the end
+			case <-timer.C:
+			}
+			timer.Stop()
+		}
+		t.n = 0
+	}
+	return t.w.Write(p)
+}
+
+// reserve takes n bytes out of the allowance and returns how long to wait for them.
+func (v *verifier) reserve(n int64) time.Duration {
+	v.rateMu.Lock()
+	defer v.rateMu.Unlock()
+	now := v.opts.Now()
+	if v.rateNext.Before(now) {
+		v.rateNext = now
+	}
+	v.rateNext = v.rateNext.Add(time.Duration(float64(n) / float64(v.opts.Rate) * float64(time.Second)))
+	return v.rateNext.Sub(now)
+}
