@@ -9,9 +9,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/tracelog"
 
 	"auditdb/internal/fault"
@@ -23,14 +23,20 @@ var errStandby = errors.New("the server is a hot standby")
 
 // parseConfig turns options into the driver's configuration. The driver's own parse errors can show parts of a
 // password, so only their kind is reported.
-func parseConfig(ctx context.Context, o Options) (*pgx.ConnConfig, error) {
-	config, err := pgx.ParseConfig(o.URL)
+func parseConfig(ctx context.Context, o Options) (*pgxpool.Config, error) {
+	pool, err := pgxpool.ParseConfig(o.URL)
 	if err != nil {
 		if !strings.Contains(o.URL, "@") && !strings.Contains(strings.ToLower(o.URL), "pass") {
 			return nil, fault.New(fault.Config, urlHint, "read the database URL %s: %s", RedactURL(o.URL), oneLine(parseReason(err)))
 		}
 		return nil, fault.New(fault.Config, urlHint, "read the database URL %s: it is not a valid connection string", RedactURL(o.URL))
 	}
+	if o.MaxConns > 0 {
+		pool.MaxConns = o.MaxConns
+	} else if !strings.Contains(o.URL, "pool_max_conns") {
+		pool.MaxConns = defaultMaxConns
+	}
+	config := pool.ConnConfig
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = o.ConnectTimeout
 	}
@@ -56,7 +62,7 @@ func parseConfig(ctx context.Context, o Options) (*pgx.ConnConfig, error) {
 	if o.Log != nil && o.Log.Enabled(ctx, slog.LevelDebug) {
 		config.Tracer = &tracelog.TraceLog{Logger: traceLogger{o.Log}, LogLevel: tracelog.LogLevelInfo}
 	}
-	return config, nil
+	return pool, nil
 }
 
 func parseReason(err error) string {

@@ -42,26 +42,29 @@ func (db *DB) IsTransactionPooled(ctx context.Context, conn *pgx.Conn) (bool, er
 		return false, nil // the backend that greeted us answers: nothing is in between
 	}
 	for range poolingRounds {
-		pooled, err := db.poolingRound(ctx, conn, first)
-		if pooled || err != nil {
+		pooled, exhausted, err := db.poolingRound(ctx, conn, first)
+		if pooled || exhausted || err != nil {
 			return pooled, err
 		}
 	}
 	return false, nil
 }
 
-func (db *DB) poolingRound(ctx context.Context, conn *pgx.Conn, first uint32) (bool, error) {
+// poolingRound occupies servers and looks whether that takes conn's away. exhausted: the pooler had no server left to give and still
+// kept conn's.
+func (db *DB) poolingRound(ctx context.Context, conn *pgx.Conn, first uint32) (pooled, exhausted bool, err error) {
 	for range poolingHolders {
 		holder, pid, err := db.holdBackend(ctx)
 		if err != nil {
-			if ctx.Err() == nil { // no further server connection to be had
-				break
+			if ctx.Err() != nil {
+				return false, false, err
 			}
-			return false, err
+			exhausted = true
+			break
 		}
 		defer closeConn(ctx, holder)
 		if pid == first {
-			return true, nil // conn is still connected, and its server serves another
+			return true, false, nil // conn is still connected, and its server serves another
 		}
 	}
 	probe, cancel := context.WithTimeout(ctx, poolingTimeout)
@@ -69,11 +72,11 @@ func (db *DB) poolingRound(ctx context.Context, conn *pgx.Conn, first uint32) (b
 	again, err := backendPID(probe, conn)
 	if err != nil {
 		if probe.Err() != nil && ctx.Err() == nil {
-			return true, nil // its server was given away
+			return true, exhausted, nil // its server was given away
 		}
-		return false, err
+		return false, exhausted, err
 	}
-	return again != first, nil
+	return again != first, exhausted, nil
 }
 
 // holdBackend opens a transaction on a new connection and says which backend serves it.

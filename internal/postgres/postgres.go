@@ -26,7 +26,7 @@ const (
 type Options struct {
 	URL              string        // libpq URL or keyword string; empty: PG* environment, service and password files
 	Application      string        // becomes application_name "auditdb/<Application>"
-	MaxConns         int32         // pool size; 0: 8
+	MaxConns         int32         // pool size; 0: pool_max_conns of the URL, else 8
 	StatementTimeout time.Duration // 0: none
 	LockTimeout      time.Duration // one attempt at a lock, advisory transaction locks included; 0: none
 	ConnectTimeout   time.Duration // 0: 10 s, unless the URL has connect_timeout
@@ -39,7 +39,8 @@ type Options struct {
 type DB struct {
 	pool       *pgxpool.Pool
 	opts       Options
-	config     *pgx.ConnConfig
+	poolConfig *pgxpool.Config
+	config     *pgx.ConnConfig // the pool's
 	pooling    Pooling
 	searchPath atomic.Pointer[string]
 	strangers  atomic.Bool // a connection's backend was not the one that greeted us: a pooler sits in between
@@ -54,7 +55,7 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	db := &DB{opts: o, config: config}
+	db := &DB{opts: o, poolConfig: config, config: config.ConnConfig}
 	err = db.openPool(ctx)
 	if errors.Is(err, errStandby) { // no host is a primary: reads work, and changes are refused with the reason
 		db.config.ValidateConnect = nil
@@ -84,15 +85,7 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 }
 
 func (db *DB) openPool(ctx context.Context) error {
-	poolConfig, err := pgxpool.ParseConfig("")
-	if err != nil {
-		return fault.New(fault.Config, "", "read the connection settings: %w", err)
-	}
-	poolConfig.ConnConfig = db.config.Copy()
-	poolConfig.MaxConns = db.opts.MaxConns
-	if poolConfig.MaxConns <= 0 {
-		poolConfig.MaxConns = defaultMaxConns
-	}
+	poolConfig := db.poolConfig.Copy()
 	poolConfig.AfterConnect = db.prepareSession
 	pool, err := pgxpool.NewWithConfig(ctx, poolConfig)
 	if err != nil {
