@@ -1,0 +1,174 @@
+package partitions
+
+import (
+	"slices"
+	"sort"
+	"time"
+)
+
+// Catalog is the set of a table's partitions at one moment, sorted by bounds. It never changes; take a new one to see changes.
+type Catalog struct {
+	parts    []Partition // ranges that are attached or pending detach, sorted; they do not overlap
+	from, to []int64     // the ends of parts in µs, by themselves so that a search touches little memory
+	byDef    *Partition
+	left     []Partition
+}
+
+// NewCatalog sorts parts. The slice is not kept.
+func NewCatalog(parts []Partition) *Catalog {
+	c := &Catalog{parts: make([]Partition, 0, len(parts))}
+	for _, p := range parts {
+		switch {
+		case p.State == Detached:
+			c.left = append(c.left, p)
+		case p.Default:
+			c.byDef = &p
+		case !p.Empty():
+			c.parts = append(c.parts, p)
+		}
+	}
+	slices.SortStableFunc(c.parts, func(a, b Partition) int { return compareBounds(a.Bounds, b.Bounds) })
+	c.from, c.to = make([]int64, len(c.parts)), make([]int64, len(c.parts))
+	for i, p := range c.parts {
+		c.from[i], c.to[i] = p.lower(), p.upper()
+	}
+	return c
+}
+
+// Len is the number of range partitions.
+func (c *Catalog) Len() int { return len(c.parts) }
+
+// All returns the range partitions in order. The caller must not change it.
+func (c *Catalog) All() []Partition { return c.parts }
+
+// Default returns the default partition, nil when there is none.
+func (c *Catalog) Default() *Partition { return c.byDef }
+
+// Leftovers returns the tables that an interrupted prune has detached and not yet dropped.
+func (c *Catalog) Leftovers() []Partition { return c.left }
+
+// Find returns the attached partition whose range holds the key value t. The default partition and partitions pending detach, which take no
+// rows of a range, are not found. It takes O(log n).
+func (c *Catalog) Find(t time.Time) (*Partition, bool) {
+	i := c.index(t.UnixMicro())
+	if i < 0 || c.parts[i].State == DetachPending {
+		return nil, false
+	}
+	return &c.parts[i], true
+}
+
+// index returns the partition that holds us, or -1.
+func (c *Catalog) index(us int64) int {
+	lo, n := 0, len(c.from)
+	for n > 0 { // lo: how many lower ends are at or before us
+		half := n >> 1
+		if c.from[lo+half] <= us {
+			lo += half + 1
+			n -= half + 1
+		} else {
+			n = half
+		}
+	}
+	if lo == 0 || (us >= c.to[lo-1] && c.to[lo-1] != maxMicros) {
+		return -1
+	}
+	return lo - 1
+}
+
+// Range returns the partitions that hold any value of [from, to), in order.
+func (c *Catalog) Range(from, to time.Time) []Partition {
+	return c.Overlaps(Bounds{From: from, To: to})
+}
+
+// Overlaps returns the partitions whose range overlaps b, in order. The caller must not change it.
+func (c *Catalog) Overlaps(b Bounds) []Partition {
+	if b.Empty() {
+		return nil
+	}
+	lower, upper := b.lower(), b.upper()
+	first := sort.Search(len(c.to), func(i int) bool { return c.to[i] > lower })
+	end := first + sort.Search(len(c.from)-first, func(i int) bool { return c.from[first+i] >= upper })
+	return c.parts[first:end:end]
+}
+
+// Gaps returns the parts of [from, to) that no partition holds, in order.
+func (c *Catalog) Gaps(from, to time.Time) []Bounds {
+	return c.Uncovered(Bounds{From: from, To: to})
+}
+
+// Uncovered returns the parts of b that no partition holds, in order.
+func (c *Catalog) Uncovered(b Bounds) []Bounds {
+	if b.Empty() {
+		return nil
+	}
+	over := c.Overlaps(b)
+	taken := make([]Bounds, len(over))
+	for i, p := range over {
+		taken[i] = p.Bounds
+	}
+	return subtract(b, taken)
+}
+
+// Inner returns the gaps between the first and the last partition.
+func (c *Catalog) Inner() []Bounds {
+	if len(c.parts) == 0 {
+		return nil
+	}
+	return c.Uncovered(fromMicros(c.from[0], c.to[len(c.to)-1]))
+}
+
+// Runway returns how long, from the key value now on, rows find a partition without a gap; 0 means that now has none. forever is true when
+// the last one has no upper end.
+func (c *Catalog) Runway(now time.Time) (runway time.Duration, forever bool) {
+	us := now.UnixMicro()
+	end := us
+	for i := c.index(us); i >= 0 && i < len(c.parts) && c.from[i] <= end && c.parts[i].State == Attached; i++ {
+		if end = c.to[i]; end == maxMicros {
+			return 0, true
+		}
+	}
+	return time.Duration(min(end-us, maxMicros/1000)) * time.Microsecond, false
+}
+
+// Interval returns the interval of the newest partitions that are whole ones, in loc.
+func (c *Catalog) Interval(loc *time.Location) (Interval, bool) {
+	for i := len(c.parts) - 1; i >= 0 && i >= len(c.parts)-8; i-- {
+		if iv, ok := Infer(c.parts[i].Bounds, loc); ok {
+			return iv, true
+		}
+	}
+	return "", false
+}
+
+// Merge walks the catalog along with key values that come in ascending order, in O(N+M) for all together. A value before its predecessor is
+// found as well, by a search.
+type Merge struct {
+	c    *Catalog
+	at   int
+	last int64
+}
+
+// Merge begins a walk before the first partition.
+func (c *Catalog) Merge() *Merge { return &Merge{c: c, last: minMicros} }
+
+// Find is Catalog.Find for the next value; i is the partition's place in All, -1 when there is none.
+func (m *Merge) Find(t time.Time) (i int, ok bool) { return m.FindMicro(t.UnixMicro()) }
+
+// FindMicro is Find for a value in microseconds since 1970.
+func (m *Merge) FindMicro(us int64) (i int, ok bool) {
+	c := m.c
+	if us < m.last {
+		if i := c.index(us); i >= 0 && c.parts[i].State != DetachPending {
+			return i, true
+		}
+		return -1, false
+	}
+	m.last = us
+	for m.at < len(c.to) && c.to[m.at] <= us && c.to[m.at] != maxMicros {
+		m.at++
+	}
+	if m.at == len(c.to) || c.from[m.at] > us || c.parts[m.at].State == DetachPending {
+		return -1, false
+	}
+	return m.at, true
+}

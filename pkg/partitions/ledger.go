@@ -1,0 +1,43 @@
+package partitions
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// EventKind is what happened to a partition.
+type EventKind string
+
+// The events that a ledger keeps.
+const (
+	EventAttached EventKind = "attached" // a new partition is there
+	EventDetached EventKind = "detached" // intent: it is going to be detached
+	EventPruned   EventKind = "pruned"   // it was dropped
+	EventMoved    EventKind = "moved"    // rows went from one partition to another
+)
+
+// Event is something that a ledger keeps about one partition. A partition's identity is its table and bounds, never its name.
+type Event struct {
+	Kind EventKind
+	Name string // the partition's name at that time, unquoted, without schema
+	Bounds
+	Default bool
+	Rows    int64 // pruned, moved
+
+	// moved only: where the rows went to
+	To        string
+	ToBounds  Bounds
+	ToDefault bool
+}
+
+// Ledger keeps evidence of what happened to partitions. A nil Ledger keeps none.
+type Ledger interface {
+	// Record writes events in tx. It is the last thing that happens in tx before COMMIT, because it takes the log's lock; it runs as the
+	// role that connected, not as the table's owner.
+	Record(ctx context.Context, tx pgx.Tx, t Table, events []Event) error
+}
+
+// LockFunc takes the lock that partition work on t needs, from all hosts, and returns how to release it. lost is closed when the lock has
+// been lost; it may be nil.
+type LockFunc func(ctx context.Context, t Table) (release func(), lost <-chan struct{}, err error)
