@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/term"
@@ -134,8 +135,9 @@ func (a *App) Progress(label string, total int64, unit output.Unit) output.Progr
 	if a.Config.Quiet {
 		return output.Silent()
 	}
-	if f, ok := a.stderr.terminal(); ok && os.Getenv("TERM") != "dumb" {
-		return output.Bar(f, label, total, unit)
+	if _, ok := a.stderr.terminal(); ok && os.Getenv("TERM") != "dumb" {
+		a.stderr.bars.Add(1)
+		return bar{output.Bar(barWriter{a.stderr}, label, total, unit), a.stderr}
 	}
 	return output.LogLines(a.Log, label, total, unit)
 }
@@ -150,13 +152,40 @@ type messages struct {
 	mu       sync.Mutex
 	w        io.Writer
 	redactor *config.Redactor
+	bars     atomic.Int32 // progress bars on the terminal
+}
+
+// bar is a progress bar among messages.
+type bar struct {
+	output.Progress
+	on *messages
+}
+
+// Done takes the bar away.
+func (b bar) Done() {
+	b.Progress.Done()
+	b.on.bars.Add(-1)
+}
+
+// barWriter draws on the terminal between messages.
+type barWriter struct{ m *messages }
+
+// Write draws.
+func (b barWriter) Write(p []byte) (int, error) {
+	b.m.mu.Lock()
+	defer b.m.mu.Unlock()
+	return b.m.w.Write(p)
 }
 
 // Write masks what is secret in p, which has to be whole lines.
 func (m *messages) Write(p []byte) (int, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if _, err := io.WriteString(m.w, m.redactor.Redact(string(p))); err != nil {
+	erase := ""
+	if m.bars.Load() > 0 {
+		erase = "\r\x1b[K" // the bar is drawn again below the message
+	}
+	if _, err := io.WriteString(m.w, erase+m.redactor.Redact(string(p))); err != nil {
 		return 0, err
 	}
 	return len(p), nil

@@ -157,6 +157,9 @@ func annotate(cmd *cobra.Command, key, value string) *cobra.Command {
 
 // prepare reads the configuration and sets up everything that commands share.
 func (a *App) prepare(cmd *cobra.Command) error {
+	if cmd.Name() == cobra.ShellCompRequestCmd || cmd.Name() == cobra.ShellCompNoDescRequestCmd {
+		return nil // words for the shell, which need no settings
+	}
 	flags := cmd.Flags()
 	loader := config.NewLoader(flags)
 	loader.Lenient = cmd.Annotations[lenientKey] != ""

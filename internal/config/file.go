@@ -290,7 +290,7 @@ func Nearest(name string, candidates []string) string {
 		if strings.HasSuffix(c, "."+name) { // the right key at the wrong level
 			return c
 		}
-		limit := min(bestDistance, 1+len(c)/4)
+		limit := min(bestDistance, 2+len(c)/4)
 		if d := distance(name, c); d < limit {
 			best, bestDistance = c, d
 		}
