@@ -179,7 +179,13 @@ func runMigrateDown(ctx context.Context, app *App, o migrateOptions) error {
 }
 
 // startRun records the run and says whether that was possible.
-func startRun(_ context.Context, _ *App, _ *postgres.DB, _ string) (bool, error) { return false, nil }
+func startRun(ctx context.Context, app *App, db *postgres.DB, name string) (bool, error) {
+	run, err := app.StartJob(ctx, db, name, nil)
+	if err != nil {
+		return false, err
+	}
+	return run.Recorded(), nil
+}
 
 // migrateFailed tells how far it came.
 func migrateFailed(result migrations.Result, err error) error {
