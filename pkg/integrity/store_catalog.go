@@ -109,8 +109,8 @@ type partition struct {
 // readPartitions lists the partitions of a table in the order of their bounds, as the catalog has them.
 func readPartitions(ctx context.Context, q Querier, table uint32) ([]partition, error) {
 	rows, err := q.Query(ctx, `
-SELECT i.inhrelid, n.nspname || '.' || c.relname, pg_get_expr(c.relpartbound, c.oid), c.relpages
-FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+SELECT i.inhrelid, c.relname, pg_get_expr(c.relpartbound, c.oid), c.relpages
+FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
 WHERE i.inhparent = $1 AND NOT i.inhdetachpending ORDER BY i.inhrelid`, table)
 	if err != nil {
 		return nil, fmt.Errorf("list partitions: %w", err)

@@ -225,12 +225,12 @@ func findRelation(ctx context.Context, q Querier, schema, name string) (relation
 	return r, true, nil
 }
 
-// findDetached looks for the table that a partition became: by oid, else by the name in its record.
-func findDetached(ctx context.Context, q Querier, oid int64, name string) (relation, bool, error) {
+// findDetached looks for the table that a partition became: by oid, else by the name in its record, beside its former parent.
+func findDetached(ctx context.Context, q Querier, oid int64, schema, name string) (relation, bool, error) {
 	r, err := scanRelation(q.QueryRow(ctx, sqlRelation+`
-WHERE c.relkind = 'r' AND (c.oid::bigint = $1 OR n.nspname || '.' || c.relname = $2)
+WHERE c.relkind = 'r' AND (c.oid::bigint = $1 OR (n.nspname = $2 AND c.relname = $3))
   AND NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid AND NOT i.inhdetachpending)
-ORDER BY c.oid::bigint = $1 DESC LIMIT 1`, oid, name))
+ORDER BY c.oid::bigint = $1 DESC LIMIT 1`, oid, schema, name))
 	if errors.Is(err, pgx.ErrNoRows) {
 		return r, false, nil
 	}

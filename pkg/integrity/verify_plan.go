@@ -27,7 +27,6 @@ type unitRelation struct {
 	rel      relation
 	name     string
 	rng      rangeKey
-	detached bool
 	unlogged string // why the log does not know it; "": it does
 }
 
@@ -36,7 +35,6 @@ type tableCheck struct {
 	id        int16
 	name      string // schema.table, for messages
 	schema    string
-	relation  string
 	format    audit.Format
 	layout    layout
 	keyColumn string
@@ -66,8 +64,8 @@ func (f filter) wants(k rangeKey) bool {
 	return k.def || (k.from < f.to && f.from < k.to)
 }
 
-func (f filter) named(name string) bool {
-	return f.partition == "" || f.partition == name || f.partition == name[strings.IndexByte(name, '.')+1:]
+func (f filter) named(schema, name string) bool {
+	return f.partition == "" || f.partition == name || f.partition == tableName(schema, name)
 }
 
 // again tells whether a range is to be looked at in this round.
@@ -84,7 +82,7 @@ func (p *planner) table(ctx context.Context, m managed) error {
 	if err != nil {
 		return err
 	}
-	t := &tableCheck{id: m.id, schema: m.schema, relation: m.name, name: tableName(m.schema, m.name)}
+	t := &tableCheck{id: m.id, schema: m.schema, name: tableName(m.schema, m.name)}
 	state := p.walk.state.tables[m.id]
 	if !ok {
 		p.gone(t, state)
@@ -264,10 +262,10 @@ func (p *planner) partitions(ctx context.Context, t *tableCheck, state *tableSta
 
 // detached plans a partition that was detached: its rows must be there until they are pruned.
 func (p *planner) detached(ctx context.Context, t *tableCheck, k rangeKey, d detachedSets) error {
-	if !p.filter.wants(k) || !p.filter.named(d.ref.Name) {
+	if !p.filter.wants(k) || !p.filter.named(t.schema, d.ref.Name) {
 		return nil
 	}
-	rel, ok, err := findDetached(ctx, p.tx, d.oid, d.ref.Name)
+	rel, ok, err := findDetached(ctx, p.tx, d.oid, t.schema, d.ref.Name)
 	if err != nil {
 		return err
 	}
@@ -276,8 +274,8 @@ func (p *planner) detached(ctx context.Context, t *tableCheck, k rangeKey, d det
 		return nil
 	}
 	u := &unit{table: t, after: p.walk.next, seqs: d.sets}
-	if p.readable(t, rel, tableName(rel.schema, rel.name)) {
-		u.rels = []unitRelation{{rel: rel, name: tableName(rel.schema, rel.name), rng: k, detached: true}}
+	if p.readable(t, rel, rel.name) {
+		u.rels = []unitRelation{{rel: rel, name: rel.name, rng: k}}
 	}
 	p.units = append(p.units, u)
 	return nil
@@ -314,7 +312,7 @@ func (p *planner) component(t *tableCheck, group []*node) {
 			name = n.state.ref.Name
 		}
 		wanted = wanted || p.filter.wants(n.key)
-		named = named || p.filter.named(name)
+		named = named || p.filter.named(t.schema, name)
 	}
 	if !wanted || !named {
 		return
