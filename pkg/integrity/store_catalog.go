@@ -79,8 +79,12 @@ const (
 	recordedColumn = "recorded_at"
 )
 
-// format returns the leaf format of a table as it stands: every column in catalog order, personal ones apart, the salt left out.
+// format returns the leaf format of a table at its first record: that of public.audit_log where the table has all of its columns, which
+// is what ingest writes; else every column in catalog order, personal ones apart, the salt left out.
 func (r relation) format() (audit.Format, error) {
+	if standard := audit.AuditLog(); r.has(standard) {
+		return standard, nil
+	}
 	f := audit.Format{Version: audit.FormatVersion}
 	for _, c := range r.columns {
 		switch {
@@ -96,6 +100,30 @@ func (r relation) format() (audit.Format, error) {
 		return f, fault.New(fault.Config, "only tables with a column id can be sealed", "%s.%s has no column id", r.schema, r.name)
 	}
 	return f, nil
+}
+
+// has tells whether the table has every column of a format.
+func (r relation) has(f audit.Format) bool {
+	types := make(map[string]string, len(r.columns))
+	for _, c := range r.columns {
+		types[c.Name] = c.Type
+	}
+	for _, c := range f.Columns() {
+		if types[c.Name] != c.Type {
+			return false
+		}
+	}
+	return true
+}
+
+// ChildOID returns the oid of a table's partition by its name, 0 when there is none.
+func ChildOID(ctx context.Context, q Querier, table uint32, name string) (oid uint32, err error) {
+	err = q.QueryRow(ctx, `
+SELECT coalesce(max(c.oid::bigint), 0) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = $1 AND c.relname = $2`, table, name).Scan(&oid)
+	if err != nil {
+		return 0, fmt.Errorf("look up partition %s: %w", name, err)
+	}
+	return oid, nil
 }
 
 // partition is one entry of a table's partition list.

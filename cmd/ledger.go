@@ -1,0 +1,113 @@
+package cmd
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"auditdb/internal/fault"
+	"auditdb/pkg/integrity"
+	"auditdb/pkg/partitions"
+)
+
+const keyHint = "make a key with auditdb integrity keygen -f FILE, and set integrity.key_file (AUDITDB_INTEGRITY_KEY_FILE) to it"
+
+// loadKeys reads the configured integrity key; it is nil when none is configured.
+func loadKeys(app *App) (*integrity.Keys, error) {
+	c := app.Config.Integrity
+	if c.KeyFile == "" {
+		return nil, nil
+	}
+	keys, err := integrity.LoadKeys(c.KeyFile)
+	if err != nil {
+		return nil, err
+	}
+	if c.Origin != "" && c.Origin != keys.Origin() {
+		return keys.WithOrigin(c.Origin)
+	}
+	return keys, nil
+}
+
+// newLog returns the integrity log under the configured key; it is nil when no key is configured.
+func newLog(app *App) (*integrity.Log, error) {
+	keys, err := loadKeys(app)
+	if err != nil || keys == nil {
+		return nil, err
+	}
+	return integrity.NewLog(keys), nil
+}
+
+// requireLog is newLog for work that needs a key.
+func requireLog(app *App, work string) (*integrity.Log, error) {
+	log, err := newLog(app)
+	if err == nil && log == nil {
+		err = fault.New(fault.Config, keyHint, "%s: no integrity key is configured", work)
+	}
+	return log, err
+}
+
+// newLedger returns what records partition work in the integrity log. Without a key it lets work through as long as nothing has ever
+// been logged, and refuses it from then on.
+func newLedger(app *App) (partitions.Ledger, error) {
+	log, err := newLog(app)
+	if err != nil {
+		return nil, err
+	}
+	return ledger{log: log, now: app.Now}, nil
+}
+
+// ledger writes partition events to the integrity log.
+type ledger struct {
+	log *integrity.Log // nil: no key
+	now func() time.Time
+}
+
+// Record implements partitions.Ledger.
+func (l ledger) Record(ctx context.Context, tx pgx.Tx, t partitions.Table, events []partitions.Event) error {
+	if t.ManagedID == nil || !t.Integrity || len(events) == 0 {
+		return nil
+	}
+	if l.log == nil {
+		empty, err := integrity.IsEmpty(ctx, tx)
+		if err == nil && !empty {
+			err = fault.New(fault.Config, keyHint, "change partitions of %s: it has integrity on and the log has begun, but no integrity key is configured", t)
+		}
+		return err
+	}
+	table := &integrity.Table{ID: *t.ManagedID, OID: t.OID, Schema: t.Schema, Name: t.Name, KeyColumn: t.Key.Column}
+	entries := make([]integrity.Entry, 0, len(events))
+	for _, e := range events {
+		body, err := eventBody(ctx, tx, table, e)
+		if err != nil {
+			return err
+		}
+		entries = append(entries, integrity.Entry{Table: table, Body: body})
+	}
+	_, err := l.log.Append(ctx, tx, l.now(), entries, nil)
+	return err
+}
+
+func eventBody(ctx context.Context, tx pgx.Tx, t *integrity.Table, e partitions.Event) (integrity.Body, error) {
+	part := partitionRef(e.Name, e.Bounds, e.Default)
+	switch e.Kind {
+	case partitions.EventAttached:
+		return &integrity.Partition{Table: t.ID, Event: integrity.EventCreated, Partition: part}, nil
+	case partitions.EventDetached:
+		oid, err := integrity.ChildOID(ctx, tx, t.OID, e.Name)
+		return &integrity.Detach{Table: t.ID, Partition: part, OID: int64(oid)}, err
+	case partitions.EventPruned:
+		return &integrity.Prune{Table: t.ID, Partition: part, Rows: e.Rows}, nil
+	case partitions.EventMoved:
+		return &integrity.Move{Table: t.ID, From: part, To: partitionRef(e.To, e.ToBounds, e.ToDefault), Rows: e.Rows}, nil
+	}
+	return nil, fmt.Errorf("partition event %q is not known to the integrity log", e.Kind)
+}
+
+func partitionRef(name string, b partitions.Bounds, isDefault bool) integrity.PartitionRef {
+	if isDefault {
+		return integrity.PartitionRef{Name: name, Range: integrity.DefaultRange()}
+	}
+	return integrity.PartitionRef{Name: name, Range: integrity.Range{From: b.From, To: b.To, FromMin: b.FromMin, ToMax: b.ToMax}}
+}
