@@ -15,6 +15,8 @@ type Step struct {
 	Reason      string `json:"reason"` // why, for a person
 	NoTx        bool   `json:"-"`      // …CONCURRENTLY: cannot run inside a transaction
 	Destructive bool   `json:"-"`      // loses data: needs confirmation, and must not differ from what was confirmed
+	Group       string `json:"-"`      // neighbours of the same group are given to the executor together; "": alone
+	Op          any    `json:"-"`      // what the plan's maker needs again to apply the step; neither shown nor digested
 }
 
 // Skip is an object that was looked at and left alone.
@@ -29,6 +31,8 @@ type Plan struct {
 	AsOf    time.Time
 	Steps   []Step
 	Skipped []Skip
+
+	KeepGoing bool // a group that fails does not stop those after it
 }
 
 // Digest identifies the steps: two plans with the same digest do the same thing. AsOf and reasons do not count.
