@@ -208,7 +208,7 @@ func (m *messages) terminal() (*os.File, bool) { return terminal(m.w) }
 // terminal gives w as a file when it is a terminal.
 func terminal(w any) (*os.File, bool) {
 	f, ok := w.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) { //nolint:gosec // a file descriptor is small
+	if !ok || !term.IsTerminal(int(f.Fd())) {
 		return nil, false
 	}
 	return f, true

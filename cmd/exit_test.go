@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"strings"
 	"syscall"
@@ -145,7 +146,7 @@ func TestConfirmWithoutTerminal(t *testing.T) {
 func TestLogFormats(t *testing.T) {
 	t.Parallel()
 	say := func(app *App, _ *cobra.Command) error {
-		app.Log.WithGroup("g").With("a", 1).Info("a\nb", "c", "d e", "t", time.Unix(0, 0))
+		app.Log.WithGroup("g").With(slog.Int("a", 1)).Info("a\nb", slog.String("c", "d e"), slog.Time("t", time.Unix(0, 0)))
 		app.Warn("careful")
 		return nil
 	}

@@ -172,7 +172,7 @@ func (a *App) prepare(cmd *cobra.Command) error {
 	a.Log = newLogger(a.Err, c)
 	a.Printer = &output.Printer{Out: a.Out, Format: output.Format(c.Output)}
 	if f, ok := terminal(a.Out); ok {
-		if w, _, err := term.GetSize(int(f.Fd())); err == nil { //nolint:gosec // a file descriptor is small
+		if w, _, err := term.GetSize(int(f.Fd())); err == nil {
 			a.Printer.Width = max(w, 60)
 		}
 		a.Printer.Color = !c.NoColor && os.Getenv("TERM") != "dumb"

@@ -26,6 +26,8 @@ func documents() map[string]any {
 			"config.validate": configValidateDoc{},
 			"schema":          schemaDoc{},
 		},
+		demoDocuments(),
+		migrateDocuments(),
 	} {
 		maps.Copy(all, some)
 	}

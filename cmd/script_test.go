@@ -1,6 +1,7 @@
 package cmd
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/tidwall/gjson"
 
@@ -38,6 +40,7 @@ func TestMain(m *testing.M) {
 //	database [empty]          set DATABASE_URL to a new database, migrated or empty
 //	secured                   set DATABASE_URL to a server of its own that asks for a password, also given as PASSWORD; BARE_URL is without it
 //	redis                     set REDIS_URL to a Redis of its own
+//	query SQL TEXT            the first value of the query on DATABASE_URL, as text, is TEXT
 //	document FILE NAME        FILE (or stdout, stderr) holds one JSON document that fits auditdb's schema NAME; of stderr the last line counts
 //	json FILE PATH VALUE      the gjson PATH in FILE's last JSON document is VALUE
 //	await FILE REGEXP         wait until FILE holds a match
@@ -56,6 +59,7 @@ func TestScripts(t *testing.T) {
 			"database": func(ts *testscript.TestScript, _ bool, args []string) { database(t, ts, args) },
 			"secured":  func(ts *testscript.TestScript, _ bool, _ []string) { secured(t, ts) },
 			"redis":    func(ts *testscript.TestScript, _ bool, _ []string) { ts.Setenv("REDIS_URL", pgtest.Redis(t)) },
+			"query":    query,
 			"document": fits,
 			"json":     jsonIs,
 			"await":    await,
@@ -100,6 +104,24 @@ func secured(t *testing.T, ts *testscript.TestScript) {
 	ts.Setenv("DATABASE_URL", pg.TCPURL("postgres"))
 	ts.Setenv("PASSWORD", password)
 	ts.Setenv("BARE_URL", strings.Replace(pg.TCPURL("postgres"), ":"+password+"@", "@", 1))
+}
+
+func query(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: query SQL TEXT")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, ts.Getenv("DATABASE_URL"))
+	ts.Check(err)
+	defer func() { _ = conn.Close(ctx) }()
+	rows, err := conn.Query(ctx, args[0], pgx.QueryExecModeSimpleProtocol)
+	ts.Check(err)
+	got, err := pgx.CollectExactlyOneRow(rows, func(row pgx.CollectableRow) (string, error) { return string(row.RawValues()[0]), nil })
+	ts.Check(err)
+	if (got == args[1]) == neg {
+		ts.Fatalf("%s gives %s, want %s", args[0], got, args[1])
+	}
 }
 
 // last gives the last JSON document of a file: all of it, or its last line.

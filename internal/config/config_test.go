@@ -65,6 +65,7 @@ func find(t *testing.T, c *Config, key string) Setting {
 }
 
 func TestDefaults(t *testing.T) {
+	t.Setenv("AUDITDB_CONFIG", "")
 	clean(t)
 	c, err := NewLoader(nil).Load()
 	if err != nil {
@@ -85,6 +86,7 @@ func TestDefaults(t *testing.T) {
 }
 
 func TestPrecedence(t *testing.T) {
+	t.Setenv("AUDITDB_CONFIG", "")
 	clean(t)
 	path := write(t, "c.yaml", "database:\n  url: postgres://file/db\nwait: 1s\nlock_timeout: 1s\n")
 	check := func(args []string, key, text, source, origin string) {
@@ -113,6 +115,7 @@ func TestPrecedence(t *testing.T) {
 }
 
 func TestEveryDocumentedKey(t *testing.T) {
+	t.Setenv("AUDITDB_CONFIG", "")
 	clean(t)
 	path := write(t, "c.yaml", `
 database: { url: "postgres://a/b", replicas: ["postgres://c,d/e", "host=x dbname=y"], max_replica_lag: 10s, pool: { max_conns: 4 } }
@@ -144,6 +147,7 @@ log:      { level: debug, format: json }
 }
 
 func TestReplicasFromEnvironment(t *testing.T) {
+	t.Setenv("AUDITDB_CONFIG", "")
 	clean(t)
 	t.Setenv("AUDITDB_DATABASE_REPLICAS", "postgres://u:password-1@a,b/db, postgres://c/db")
 	c, err := NewLoader(nil).Load()
@@ -159,6 +163,7 @@ func TestReplicasFromEnvironment(t *testing.T) {
 }
 
 func TestBadFiles(t *testing.T) {
+	t.Setenv("AUDITDB_CONFIG", "")
 	clean(t)
 	tests := map[string]struct{ text, message, hint string }{
 		"unknown key":    {"database:\n  ulr: x\n", `:2: unknown key "database.ulr"`, `did you mean "database.url"?`},
@@ -188,22 +193,19 @@ func TestBadFiles(t *testing.T) {
 		"both forms":     {"database: { url: a, url_file: /b }\n", "are both set", "set one of the two"},
 	}
 	for name, test := range tests {
-		t.Run(name, func(t *testing.T) {
-			_, err := NewLoader(flags(t, "--config", write(t, "c.yaml", test.text))).Load()
-			if err == nil || !strings.Contains(err.Error(), test.message) {
-				t.Fatalf("error %v, want %q", err, test.message)
-			}
-			if fault.ClassOf(err) != fault.Config {
-				t.Errorf("class %s", fault.ClassOf(err))
-			}
-			if !strings.Contains(fault.HintOf(err), test.hint) {
-				t.Errorf("hint %q, want %q", fault.HintOf(err), test.hint)
-			}
-		})
+		_, err := NewLoader(flags(t, "--config", write(t, "c.yaml", test.text))).Load()
+		if err == nil || !strings.Contains(err.Error(), test.message) {
+			t.Errorf("%s: error %v, want %q", name, err, test.message)
+			continue
+		}
+		if fault.ClassOf(err) != fault.Config || !strings.Contains(fault.HintOf(err), test.hint) {
+			t.Errorf("%s: class %s, hint %q, want %q", name, fault.ClassOf(err), fault.HintOf(err), test.hint)
+		}
 	}
 }
 
 func TestEmptyFiles(t *testing.T) {
+	t.Setenv("AUDITDB_CONFIG", "")
 	clean(t)
 	for _, text := range []string{"", "# nothing\n", "---\n", "database:\n", "database: { url: }\nwait: ~\n"} {
 		c, err := NewLoader(flags(t, "--config", write(t, "c.yaml", text))).Load()
@@ -214,6 +216,7 @@ func TestEmptyFiles(t *testing.T) {
 }
 
 func TestSearchOrder(t *testing.T) {
+	t.Setenv("AUDITDB_CONFIG", "")
 	clean(t)
 	home, xdg := t.TempDir(), t.TempDir()
 	t.Setenv("HOME", home)
@@ -257,6 +260,7 @@ func TestSearchOrder(t *testing.T) {
 }
 
 func TestWritableByOthers(t *testing.T) {
+	t.Setenv("AUDITDB_CONFIG", "")
 	clean(t)
 	path := write(t, "c.yaml", "wait: 1s\n")
 	for mode, refused := range map[os.FileMode]bool{0o600: false, 0o644: false, 0o640: false, 0o646: true, 0o666: true, 0o664: true, 0o602: true} {
@@ -274,6 +278,7 @@ func TestWritableByOthers(t *testing.T) {
 }
 
 func TestSecretFiles(t *testing.T) {
+	t.Setenv("AUDITDB_CONFIG", "")
 	clean(t)
 	secret := write(t, "url", "  postgres://u:from-a-file@h/db\n")
 	t.Setenv("AUDITDB_DATABASE_URL_FILE", secret)
@@ -304,6 +309,7 @@ func TestSecretFiles(t *testing.T) {
 }
 
 func TestNamesDatabase(t *testing.T) {
+	t.Setenv("PGHOST", "")
 	for _, name := range []string{"DATABASE_URL", "AUDITDB_DATABASE_URL", "PGHOST", "PGSERVICE", "PGDATABASE"} {
 		clean(t)
 		t.Setenv(name, "x")

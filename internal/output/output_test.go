@@ -32,7 +32,9 @@ type base struct {
 // shouting writes itself.
 type shouting struct{ word string }
 
-func (s shouting) MarshalJSON() ([]byte, error) { return []byte(`{"z":"` + s.word + `","a":1.10}`), nil }
+func (s shouting) MarshalJSON() ([]byte, error) {
+	return []byte(`{"z":"` + s.word + `","a":1.10}`), nil
+}
 
 type document1 struct {
 	base

@@ -58,10 +58,13 @@ func (t *Table) Row(cells ...any) {
 // Size is a number of bytes: 1.5 GiB in a table, the number itself in documents.
 type Size int64
 
-// Good and Bad are cells whose meaning colour underlines on a terminal.
+// Cells whose meaning colour underlines on a terminal.
 type (
+	// Good is green.
 	Good string
-	Bad  string
+	// Bad is red.
+	Bad string
+	// Warn is yellow.
 	Warn string
 )
 
@@ -103,7 +106,7 @@ func reflectedCell(v reflect.Value) string {
 	case v.CanInt():
 		return humanize.Comma(v.Int())
 	case v.CanUint():
-		return humanize.Comma(int64(min(v.Uint(), 1<<62))) //nolint:gosec // bounded
+		return humanize.Comma(int64(min(v.Uint(), 1<<62)))
 	case v.CanFloat():
 		return fmt.Sprintf("%.4g", v.Float())
 	}
