@@ -26,9 +26,10 @@ const (
 
 // Info names a run.
 type Info struct {
-	Name    string // the command's path with dots, e.g. "partition.create"
-	TableID *int16 // auditdb.managed_table; nil: no table or several
-	Version string // of the program
+	Name    string        // the command's path with dots, e.g. "partition.create"
+	TableID *int16        // auditdb.managed_table; nil: no table or several
+	Version string        // of the program
+	Beat    time.Duration // between heartbeats; 0: 10 s
 }
 
 // Run is one recorded run. A Run that could not be recorded works alike and records nothing.
@@ -51,7 +52,10 @@ func Start(ctx context.Context, db *postgres.DB, info Info) (*Run, error) {
 		db.Log().LogAttrs(ctx, slog.LevelDebug, "run not recorded", slog.String("job", info.Name), slog.String("sqlstate", postgres.SQLState(err)))
 		return r, nil
 	}
-	r.beat(ctx, heartbeatEvery)
+	if info.Beat <= 0 {
+		info.Beat = heartbeatEvery
+	}
+	r.beat(ctx, info.Beat)
 	return r, nil
 }
 
