@@ -119,6 +119,7 @@ func (a *App) Confirm(ctx context.Context, what string) error {
 	}()
 	select {
 	case <-ctx.Done():
+		_, _ = io.WriteString(tty, "\n") // ends the line of the question
 		return fmt.Errorf("%s: not confirmed: %w", what, context.Cause(ctx))
 	case line := <-answer:
 		switch strings.ToLower(strings.TrimSpace(line)) {
