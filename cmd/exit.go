@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 	"syscall"
@@ -100,6 +101,10 @@ func classOf(err error) fault.Class {
 		if inner := e.Unwrap(); inner != nil && fault.ClassOf(inner) != "" {
 			return classOf(inner)
 		}
+	}
+	var file *fs.PathError
+	if errors.As(err, &file) { // an error number looks like a network's
+		return fault.Internal
 	}
 	return postgres.Class(err)
 }

@@ -45,6 +45,7 @@ func TestExitCodes(t *testing.T) {
 		{"no database", pg("3D000"), nil, 3, fault.Unavailable},
 		{"table lock", pg("55P03"), nil, 5, fault.Locked},
 		{"bad value", pg("22P02"), nil, 1, fault.Data},
+		{"full disk", fmt.Errorf("write: %w", &os.PathError{Op: "write", Path: "f", Err: syscall.ENOSPC}), nil, 1, fault.Internal},
 		{"SIGINT", context.Canceled, interrupted, 130, fault.Interrupted},
 		{"SIGTERM", fmt.Errorf("copy: %w", context.Canceled), terminated, 143, fault.Interrupted},
 		{"SIGTERM seen as a cancelled statement", pg("57014"), terminated, 143, fault.Interrupted},

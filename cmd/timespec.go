@@ -187,3 +187,29 @@ func durationFlag(f *pflag.FlagSet, name string, def time.Duration, help string)
 	f.Var((*durationValue)(&d), name, help)
 	return &d
 }
+
+// sizeValue is a flag with a number of bytes.
+type sizeValue int64
+
+// Set reads the flag.
+func (v *sizeValue) Set(s string) error {
+	n, err := config.ParseSize(s)
+	if err != nil {
+		return err
+	}
+	*v = sizeValue(n)
+	return nil
+}
+
+// Type is how help names the value.
+func (*sizeValue) Type() string { return "size" }
+
+// String is the value in bytes.
+func (v *sizeValue) String() string { return strconv.FormatInt(int64(*v), 10) }
+
+// sizeFlag adds a flag with a number of bytes: 1048576, 64kB, 200MB, 2GiB. The value is read through the returned pointer.
+func sizeFlag(f *pflag.FlagSet, name string, def int64, help string) *int64 {
+	n := def
+	f.Var((*sizeValue)(&n), name, help)
+	return &n
+}
