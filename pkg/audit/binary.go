@@ -93,3 +93,10 @@ func AppendJSONB(dst, src []byte) ([]byte, error) {
 	binary.BigEndian.PutUint32(out[start:], uint32(len(out)-start-4)) //nolint:gosec // bounded by the caller's record size
 	return out, nil
 }
+
+// AppendCanonicalJSONB appends a jsonb field from text that CanonicalJSON wrote.
+func AppendCanonicalJSONB(dst, canonical []byte) []byte {
+	dst = binary.BigEndian.AppendUint32(dst, uint32(len(canonical)+1)) //nolint:gosec // a field is shorter than 1 GB
+	dst = append(dst, jsonbVersion)
+	return append(dst, canonical...)
+}

@@ -517,3 +517,18 @@ func isDigit(b byte) bool { return b >= '0' && b <= '9' }
 func isWordByte(b byte) bool {
 	return isDigit(b) || (b|0x20 >= 'a' && b|0x20 <= 'z') || b == '_' || b >= utf8.RuneSelf
 }
+
+// TextAt returns the content of the JSON string that begins at src[pos], which must be a quote, and where the string ends. Text
+// without escapes aliases src; other text is appended to *scratch and aliases that. An error is always a *JSONError.
+func TextAt(scratch *[]byte, src []byte, pos int) (text []byte, end int, err error) {
+	if n := pos + 1 + plain(src[pos+1:]); n < len(src) && src[n] == '"' {
+		return src[pos+1 : n : n], n + 1, nil
+	}
+	start := len(*scratch)
+	out, end, err := UnquoteJSON(*scratch, src, pos)
+	if err != nil {
+		return nil, 0, err
+	}
+	*scratch = out
+	return out[start:len(out):len(out)], end, nil
+}

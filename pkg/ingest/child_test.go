@@ -1,0 +1,3 @@
+package ingest_test
+
+func child() int { return 0 }

@@ -1,0 +1,570 @@
+package ingest_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/klauspost/compress/zstd"
+
+	"auditdb/internal/fault"
+	"auditdb/internal/pgtest"
+	"auditdb/internal/postgres"
+	"auditdb/pkg/audit"
+	"auditdb/pkg/ingest"
+	"auditdb/pkg/integrity"
+)
+
+// bed is a migrated database with partitions, and what a run needs.
+type bed struct {
+	t    testing.TB
+	db   *postgres.DB
+	opts ingest.Options
+}
+
+func newBed(t testing.TB) *bed {
+	t.Helper()
+	return openBed(t, pgtest.DB(t))
+}
+
+func openBed(t testing.TB, url string) *bed {
+	t.Helper()
+	db, err := postgres.Open(t.Context(), postgres.Options{URL: url, Application: "ingest-test", LockTimeout: 100 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(db.Close)
+	keys, err := integrity.Generate("ingest.test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bed{t: t, db: db}
+	b.opts = options(t.Context(), t, db, keys)
+	return b
+}
+
+func options(ctx context.Context, t testing.TB, db *postgres.DB, keys *integrity.Keys) ingest.Options {
+	t.Helper()
+	target := ingest.Target{Schema: "public", Name: "audit_log"}
+	var id int16
+	err := db.Pool().QueryRow(ctx, `SELECT 'public.audit_log'::regclass::oid, table_id FROM auditdb.managed_table WHERE table_name = 'audit_log'`).Scan(&target.OID, &id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mapping, err := ingest.ParseMapping(ingest.MappingNative, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ingest.Options{
+		DB: db, Table: target, TableID: id, Log: integrity.NewLog(keys), Now: time.Now, Mapping: mapping,
+		MaxAhead: 48 * time.Hour, Wait: 20 * time.Second,
+	}
+}
+
+// months makes monthly partitions from the first of a month on.
+func (b *bed) months(from string, n int) {
+	b.t.Helper()
+	start, err := time.Parse("2006-01", from)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	for i := range n {
+		f, to := start.AddDate(0, i, 0), start.AddDate(0, i+1, 0)
+		b.exec(fmt.Sprintf(`CREATE TABLE public.audit_log_%s PARTITION OF public.audit_log FOR VALUES FROM ('%s') TO ('%s')`,
+			f.Format("2006_01"), f.Format(time.RFC3339), to.Format(time.RFC3339)))
+	}
+}
+
+func (b *bed) exec(sql string, args ...any) {
+	b.t.Helper()
+	if _, err := b.db.Pool().Exec(b.t.Context(), sql, args...); err != nil {
+		b.t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+func (b *bed) count(sql string, args ...any) int64 {
+	b.t.Helper()
+	var n int64
+	if err := b.db.Pool().QueryRow(b.t.Context(), sql, args...).Scan(&n); err != nil {
+		b.t.Fatalf("%s: %v", sql, err)
+	}
+	return n
+}
+
+func (b *bed) rows() int64 {
+	b.t.Helper()
+	return b.count(`SELECT count(*) FROM public.audit_log`)
+}
+
+// run ingests and wants success.
+func (b *bed) run(paths ...string) ingest.Report {
+	b.t.Helper()
+	rep, err := b.try(paths...)
+	if err != nil {
+		b.t.Fatalf("ingest: %v", err)
+	}
+	return rep
+}
+
+func (b *bed) try(paths ...string) (ingest.Report, error) {
+	b.t.Helper()
+	sources, err := ingest.Expand(paths, "", nil)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	rep, err := ingest.Run(b.t.Context(), b.opts, sources)
+	if rep.Read != rep.Inserted+rep.Duplicate+rep.Rejected {
+		b.t.Errorf("read %d is not inserted %d + duplicate %d + rejected %d", rep.Read, rep.Inserted, rep.Duplicate, rep.Rejected)
+	}
+	return rep, err
+}
+
+// checkLeaves recomputes every leaf set from the table: the rows are those that the log vouches for.
+func (b *bed) checkLeaves() {
+	b.t.Helper()
+	ctx := b.t.Context()
+	conn, err := b.db.Connect(ctx)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	f := audit.AuditLog()
+	leaves := map[int64][32]byte{}
+	h := audit.NewHasher(f)
+	scan := audit.NewTupleScanner(f, func(r audit.Row) error {
+		leaves[r.ID] = h.LeafOf(r.Core, r.Personal, r.Salt)
+		return nil
+	})
+	quoted := make([]string, 0, len(f.Names()))
+	for _, n := range f.Names() {
+		quoted = append(quoted, pgx.Identifier{n}.Sanitize())
+	}
+	if _, err := conn.PgConn().CopyTo(ctx, scan, `COPY (SELECT `+strings.Join(quoted, ", ")+` FROM public.audit_log) TO STDOUT (FORMAT binary)`); err != nil {
+		b.t.Fatal(err)
+	}
+	rows, err := conn.Query(ctx, `SELECT min_id, ids, leaves FROM auditdb.leaf`)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	covered := 0
+	var first int64
+	var ids, want []byte
+	if _, err := pgx.ForEachRow(rows, []any{&first, &ids, &want}, func() error {
+		set, err := audit.DecodeIDSet(first, ids)
+		if err != nil {
+			return err
+		}
+		for i, id := range set.All() {
+			covered++
+			if got := leaves[id]; !bytes.Equal(got[:], want[32*i:32*i+32]) {
+				return fmt.Errorf("row %d does not have the leaf of the log", id)
+			}
+		}
+		return nil
+	}); err != nil {
+		b.t.Fatal(err)
+	}
+	if covered != len(leaves) {
+		b.t.Errorf("%d rows, %d of them in the log", len(leaves), covered)
+	}
+}
+
+// events makes native NDJSON of n events in January 2024, one a second, each with a uid.
+func events(first, n int) string {
+	var s strings.Builder
+	start := time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)
+	for i := first; i < first+n; i++ {
+		fmt.Fprintf(&s, `{"timestamp":"%s","action":"a.%d","status":"success","principalId":"p%d","event_uid":"u%d","details":{"n":%d,"b":[1,2.50,"x"]}}`+"\n",
+			start.Add(time.Duration(i)*time.Second).Format(time.RFC3339), i%7, i%13, i, i)
+	}
+	return s.String()
+}
+
+func write(t testing.TB, name, content string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func rewrite(t testing.TB, path, content string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestNativeNDJSON(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	b.months("2024-01", 1)
+	b.opts.BatchRows = 100
+	path := write(t, "a.ndjson", events(0, 1050))
+	rep := b.run(path)
+	if rep.Inserted != 1050 || rep.Batches != 11 || rep.Rejected != 0 || rep.Checkpoint == nil {
+		t.Fatalf("report %+v", rep)
+	}
+	if n := b.rows(); n != 1050 {
+		t.Fatalf("%d rows", n)
+	}
+	b.checkLeaves()
+	if n := b.count(`SELECT count(*) FROM public.audit_log WHERE details ->> 'n' = '17' AND principal_id = 'p4' AND data_classification = 'INTERNAL'`); n != 1 {
+		t.Errorf("event 17 is not as it was given")
+	}
+	rep = b.run(path)
+	if rep.Inserted != 0 || rep.Skipped != 1050 || rep.Read != 0 {
+		t.Fatalf("second run: %+v", rep)
+	}
+	if n := b.count(`SELECT count(*) FROM auditdb.ingest_source WHERE finished_at IS NOT NULL AND size_bytes > 0`); n != 1 {
+		t.Error("the source is not finished")
+	}
+}
+
+func TestCloudTrail(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	b.months("2023-07", 1)
+	b.opts.Mapping, _ = ingest.ParseMapping(ingest.MappingCloudTrail, nil)
+	files, err := filepath.Glob("testdata/cloudtrail/*.gz")
+	if err != nil || len(files) != 3 {
+		t.Fatalf("files %v, %v", files, err)
+	}
+	want := int64(0)
+	for _, f := range files {
+		want += int64(len(records(t, f)))
+	}
+	rep := b.run(files...)
+	if rep.Inserted != want || len(rep.Sources) != 3 {
+		t.Fatalf("%d records, report %+v", want, rep)
+	}
+	b.checkLeaves()
+	if rep := b.run(files...); rep.Inserted != 0 || rep.Skipped != want {
+		t.Fatalf("second run: %+v", rep)
+	}
+	for _, f := range files {
+		for _, r := range records(t, f) {
+			b.checkTrail(r)
+		}
+	}
+}
+
+// records decodes a CloudTrail file in the ordinary way.
+func records(t testing.TB, path string) []json.RawMessage {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var doc struct{ Records []json.RawMessage }
+	if err := json.NewDecoder(z).Decode(&doc); err != nil {
+		t.Fatal(err)
+	}
+	return doc.Records
+}
+
+func (b *bed) checkTrail(raw json.RawMessage) {
+	b.t.Helper()
+	var r struct {
+		EventTime, EventSource, EventName, EventID, RequestID, SharedEventID, RecipientAccountID string
+		ErrorCode, ErrorMessage                                                                  string
+		UserIdentity                                                                             struct{ Arn, PrincipalID, InvokedBy, AccountID string }
+		Resources                                                                                []struct{ Type, ARN string }
+	}
+	if err := json.Unmarshal(raw, &r); err != nil {
+		b.t.Fatal(err)
+	}
+	first := func(v ...string) string {
+		for _, s := range v {
+			if s != "" {
+				return s
+			}
+		}
+		return "-"
+	}
+	outcome := first(r.ErrorCode, r.ErrorMessage)
+	status := "success"
+	if r.ErrorCode != "" {
+		status = "failure"
+		if r.ErrorMessage != "" {
+			outcome = r.ErrorCode + ": " + r.ErrorMessage
+		}
+	}
+	kind, arn := "-", "-"
+	if len(r.Resources) > 0 {
+		kind, arn = first(r.Resources[0].Type), first(r.Resources[0].ARN)
+	}
+	n := b.count(`SELECT count(*) FROM public.audit_log WHERE event_uid = $1 AND "timestamp" = $2::text::timestamptz AND action = $3 AND coalesce(principal_id, '-') = $4
+  AND coalesce(organization_id, '-') = $5 AND coalesce(target_resource_type, '-') = $6 AND coalesce(target_resource_id, '-') = $7
+  AND coalesce(outcome_description, '-') = $8 AND coalesce(correlation_id, '-') = $9 AND status = $10 AND details = $11::text::jsonb`,
+		r.EventID, r.EventTime, strings.TrimSuffix(r.EventSource, ".amazonaws.com")+":"+r.EventName,
+		first(r.UserIdentity.Arn, r.UserIdentity.PrincipalID, r.UserIdentity.InvokedBy, r.UserIdentity.AccountID),
+		first(r.RecipientAccountID, r.UserIdentity.AccountID), kind, arn, outcome, first(r.SharedEventID, r.RequestID), status, string(raw))
+	if n != 1 {
+		b.t.Errorf("record %s is not in the table as the mapping says", r.EventID)
+	}
+}
+
+func TestCompressionAndFormats(t *testing.T) {
+	t.Parallel()
+	lines := events(0, 60)
+	array := "[" + strings.TrimSuffix(strings.ReplaceAll(lines, "\n", ",\n"), ",\n") + "]"
+	gz := func(parts ...string) string {
+		var buf bytes.Buffer
+		for _, p := range parts {
+			z := gzip.NewWriter(&buf)
+			_, _ = io.WriteString(z, p)
+			_ = z.Close()
+		}
+		return buf.String()
+	}
+	zs := func(s string) string {
+		z, _ := zstd.NewWriter(nil)
+		return string(z.EncodeAll([]byte(s), nil))
+	}
+	csv := "timestamp,action,status,principalId,details\n"
+	for i := range 60 {
+		csv += fmt.Sprintf("2024-01-02T03:04:%02dZ,\"a,\"\"b\"\"\",ok,,\"{\"\"n\"\":%d}\"\r\n", i, i)
+	}
+	tests := map[string]string{
+		"ndjson": lines, "array": array, "records": `{"Records": ` + array + `,"y":[1,{"Records":[{}]}]}`,
+		"gzip": gz(lines[:len(lines)/2], lines[len(lines)/2:]), "zstd": zs(array), "crlf": strings.ReplaceAll(lines, "\n", "\r\n"),
+		"no last line end": strings.TrimSuffix(lines, "\n"), "byte order mark": "\xef\xbb\xbf" + lines, "blank lines": "\n \n" + strings.ReplaceAll(lines, "\n", "\n\n"),
+		"two documents": gz(array, "\n", array[:1]+array[1:]), "csv": csv, "csv gz": gz(csv),
+	}
+	for name, content := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBed(t)
+			b.months("2024-01", 1)
+			path := write(t, "in", content)
+			rep := b.run(path)
+			want := int64(60)
+			if name == "two documents" {
+				want = 120
+			}
+			if rep.Read != want || rep.Inserted != 60 || b.rows() != 60 {
+				t.Fatalf("report %+v, %d rows", rep, b.rows())
+			}
+			b.checkLeaves()
+			if rep := b.run(path); rep.Skipped != want || rep.Read != 0 {
+				t.Errorf("second run: %+v", rep)
+			}
+		})
+	}
+}
+
+func TestEmptySources(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	for _, content := range []string{"", "\n\n", "[]", `{"Records":[]}`, "timestamp,action,status\n"} {
+		if rep := b.run(write(t, "in", content)); rep.Read != 0 || rep.Checkpoint != nil {
+			t.Errorf("%q: %+v", content, rep)
+		}
+	}
+}
+
+func TestGrownAndChangedSource(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	b.months("2024-01", 1)
+	b.opts.BatchRows = 10
+	path := write(t, "log", events(0, 25))
+	b.run(path)
+	rewrite(t, path, events(0, 25)+events(25, 8))
+	if rep := b.run(path); rep.Inserted != 8 || rep.Skipped != 25 || b.rows() != 33 {
+		t.Fatalf("grown: %+v", rep)
+	}
+	b.opts.BatchRows = 7 // other batches than before
+	if rep := b.run(path); rep.Skipped != 33 || rep.Read != 0 {
+		t.Fatalf("again: %+v", rep)
+	}
+	changed := strings.Replace(events(0, 33), "a.3", "a.4", 1)
+	for name, content := range map[string]string{"changed": changed, "shorter": events(0, 20), "other": events(100, 40)} {
+		rewrite(t, path, content)
+		if _, err := b.try(path); fault.ClassOf(err) != fault.Refused {
+			t.Errorf("%s: error %v", name, err)
+		}
+	}
+	if b.rows() != 33 {
+		t.Errorf("%d rows", b.rows())
+	}
+	rewrite(t, path, events(0, 40))
+	b.opts.Mapping, _ = ingest.ParseMapping(ingest.MappingNative, []string{"organization_id=acme"})
+	if _, err := b.try(path); fault.ClassOf(err) != fault.Refused {
+		t.Errorf("other mapping: error %v", err)
+	}
+}
+
+func TestUnfinishedLastLine(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	b.months("2024-01", 1)
+	b.opts.MaxBad = -1
+	all := events(0, 11)
+	path := write(t, "log", all[:len(all)-30])
+	if rep := b.run(path); rep.Inserted != 10 || rep.Rejected != 1 {
+		t.Fatalf("cut: %+v", rep)
+	}
+	rewrite(t, path, all)
+	if rep := b.run(path); rep.Inserted != 1 || rep.Skipped != 10 || rep.Rejected != 0 || b.rows() != 11 {
+		t.Fatalf("whole: %+v", rep)
+	}
+}
+
+func TestDuplicates(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	b.months("2024-01", 1)
+	b.opts.BatchRows = 50
+	b.run(write(t, "one", events(0, 120)+events(100, 20)))
+	rep := b.run(write(t, "two", events(60, 160)))
+	if rep.Inserted != 100 || rep.Duplicate != 60 || b.rows() != 220 {
+		t.Fatalf("report %+v, %d rows", rep, b.rows())
+	}
+	b.checkLeaves()
+}
+
+func TestTwoJobsOnOneSource(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	b.months("2024-01", 1)
+	b.opts.BatchRows, b.opts.Jobs = 37, 3
+	path := write(t, "log", events(0, 2000)+events(500, 500))
+	rep := b.run(path)
+	if rep.Inserted != 2000 || rep.Duplicate != 500 || b.rows() != 2000 {
+		t.Fatalf("report %+v", rep)
+	}
+	b.checkLeaves()
+	if rep := b.run(path); rep.Skipped != 2500 {
+		t.Errorf("second run: %+v", rep)
+	}
+}
+
+func TestTwoRunsOnOneSource(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	b.months("2024-01", 1)
+	b.opts.BatchRows = 20
+	path := write(t, "log", events(0, 1000))
+	type result struct {
+		rep ingest.Report
+		err error
+	}
+	results := make(chan result, 4)
+	for range 4 {
+		go func() {
+			sources, err := ingest.Expand([]string{path}, "", nil)
+			if err != nil {
+				results <- result{err: err}
+				return
+			}
+			rep, err := ingest.Run(t.Context(), b.opts, sources)
+			results <- result{rep, err}
+		}()
+	}
+	var inserted, skipped int64
+	for range 4 {
+		r := <-results
+		if r.err != nil {
+			t.Error(r.err)
+		}
+		inserted += r.rep.Inserted
+		skipped += r.rep.Skipped
+	}
+	if inserted != 1000 || skipped != 3000 || b.rows() != 1000 {
+		t.Errorf("inserted %d, skipped %d, %d rows", inserted, skipped, b.rows())
+	}
+}
+
+func TestLockedSource(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	path := write(t, "log", events(0, 10))
+	lock, err := b.db.Lock(t.Context(), fmt.Sprintf("ingest:%d:%s", b.opts.TableID, path), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Release()
+	b.opts.Wait = 50 * time.Millisecond
+	if _, err := b.try(path); fault.ClassOf(err) != fault.Locked {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestKeyIsNeeded(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	b.months("2024-01", 1)
+	b.opts.Log = nil
+	path := write(t, "log", events(0, 10))
+	_, err := b.try(path)
+	if fault.ClassOf(err) != fault.Config || !strings.Contains(fault.HintOf(err), "integrity keygen") {
+		t.Errorf("error %v, hint %q", err, fault.HintOf(err))
+	}
+	b.exec(`UPDATE auditdb.managed_table SET integrity = 'off'`)
+	if rep := b.run(path); rep.Inserted != 10 || rep.Checkpoint != nil {
+		t.Errorf("integrity off: %+v", rep)
+	}
+	if rep := b.run(path); rep.Skipped != 10 {
+		t.Errorf("integrity off, again: %+v", rep)
+	}
+	b.exec(`UPDATE auditdb.managed_table SET block_ids = false`)
+	if _, err := b.try(path); fault.ClassOf(err) != fault.Usage {
+		t.Errorf("without block ids: error %v", err)
+	}
+}
+
+func TestStdin(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	b.months("2024-01", 1)
+	for i, want := range []int64{30, 0} {
+		sources, err := ingest.Expand([]string{"-"}, "my stream", strings.NewReader(events(0, 30)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		rep, err := ingest.Run(t.Context(), b.opts, sources)
+		if err != nil || rep.Inserted != want || rep.Sources[0].Name != "my stream" {
+			t.Errorf("run %d: %+v, %v", i, rep, err)
+		}
+	}
+	if _, err := ingest.Expand([]string{"-"}, "", nil); fault.ClassOf(err) != fault.Usage {
+		t.Errorf("without a name: %v", err)
+	}
+}
+
+func TestInterrupted(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	b.months("2024-01", 1)
+	b.opts.BatchRows = 10
+	path := write(t, "log", events(0, 3000))
+	ctx, cancel := context.WithCancel(t.Context())
+	b.opts.OnProgress = func(int, int) { cancel() }
+	sources, _ := ingest.Expand([]string{path}, "", nil)
+	rep, err := ingest.Run(ctx, b.opts, sources)
+	if !errors.Is(err, context.Canceled) || rep.Inserted == 0 || rep.Inserted != b.rows() {
+		t.Fatalf("report %+v, error %v, %d rows", rep, err, b.rows())
+	}
+	b.opts.OnProgress = nil
+	if again := b.run(path); again.Inserted+rep.Inserted != 3000 || b.rows() != 3000 {
+		t.Errorf("then %+v", again)
+	}
+}

@@ -1,0 +1,225 @@
+package ingest
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+
+	"auditdb/internal/fault"
+)
+
+// reading is one source being read.
+type reading struct {
+	run    *run
+	src    *source
+	win    *window
+	split  splitter
+	first  []byte // the source's first bytes
+	record int64  // number of the next record, from 1
+}
+
+// readSource reads one source to its end and sends what is not committed yet as chunks. An error of class data ends the source only.
+func (r *run) readSource(ctx context.Context, s *source) error {
+	if err := s.acquire(ctx, r); err != nil {
+		return err
+	}
+	defer r.release(ctx, s)
+	var err error
+	if s.state, err = loadSource(ctx, r.db.Pool(), r.opts.TableID, s.Name); err != nil {
+		return err
+	}
+	if s.state.id != 0 && !bytes.Equal(s.state.mappingSum, r.mappingSum) {
+		return fault.New(fault.Refused, "use the same mapping options as before, or give the source another name with --source",
+			"%s was read with mapping %s and other options than now", s.Name, s.state.mapping)
+	}
+	same, err := s.unchanged(ctx)
+	if err != nil {
+		return err
+	}
+	if same {
+		s.count(Counts{Skipped: s.state.done()})
+		return nil
+	}
+	stored, closeStored, err := s.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer closeStored()
+	in, err := openInput(stored)
+	if err != nil {
+		return r.sourceError(s, err)
+	}
+	defer in.close()
+	rd := &reading{run: r, src: s, win: newWindow(in), record: 1}
+	if err := rd.all(ctx); err != nil {
+		return r.sourceError(s, err)
+	}
+	if s.sum, s.size, err = in.sum(); err != nil {
+		return fmt.Errorf("read %s: %w", s.Name, err)
+	}
+	s.mu.Lock()
+	s.whole = true
+	s.mu.Unlock()
+	return nil
+}
+
+// sourceError keeps an error that concerns this source's content alone, and returns any other.
+func (r *run) sourceError(s *source, err error) error {
+	err = fmt.Errorf("read %s: %w", s.Name, err)
+	if fault.ClassOf(err) != fault.Data {
+		return err
+	}
+	s.mu.Lock()
+	s.failed = true
+	s.mu.Unlock()
+	r.keep(err)
+	return nil
+}
+
+func (rd *reading) all(ctx context.Context) error {
+	if err := rd.begin(); err != nil {
+		return err
+	}
+	for _, done := range rd.src.state.ranges {
+		if err := rd.fresh(ctx, done.first-1); err != nil {
+			return rd.early(err)
+		}
+		if err := rd.skip(ctx, done); err != nil {
+			return rd.early(err)
+		}
+	}
+	err := rd.fresh(ctx, 1<<62)
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
+}
+
+// early is an end of the source before all that is committed of it was seen.
+func (rd *reading) early(err error) error {
+	if errors.Is(err, io.EOF) {
+		return errChanged(rd.src.Name, fmt.Sprintf("it has only %d records now", rd.record-1))
+	}
+	return err
+}
+
+// begin finds out the format, reads a CSV header and compares the beginning with what is known.
+func (rd *reading) begin() error {
+	rd.first = bytes.Clone(rd.win.ahead(maxHead))
+	rd.first = rd.first[:min(len(rd.first), maxHead)]
+	known := &rd.src.state
+	if known.id != 0 && (known.head.bytes > len(rd.first) || !bytes.Equal(newHead(rd.first[:known.head.bytes]).sum, known.head.sum)) {
+		return errChanged(rd.src.Name, "it begins differently")
+	}
+	format := rd.run.opts.Format
+	if known.id != 0 && format == "" {
+		format = known.format
+	}
+	var err error
+	if rd.split, format, err = newSplitter(rd.win, format); err != nil {
+		return err
+	}
+	if known.id != 0 && known.format != format {
+		return errChanged(rd.src.Name, "it was read as "+known.format)
+	}
+	known.format = format
+	rd.src.head = newHead(nil)
+	rd.src.mapper, err = rd.mapper(format)
+	return err
+}
+
+func (rd *reading) mapper(format string) (mapper, error) {
+	m := rd.run.opts.Mapping
+	if format != FormatCSV {
+		return m.newMapper(), nil
+	}
+	if m.Name != MappingNative {
+		return nil, fault.New(fault.Usage, "", "mapping %s does not read CSV", m.Name)
+	}
+	header, rec, err := rd.split.next(nil)
+	switch {
+	case errors.Is(err, io.EOF):
+		return m.newMapper(), nil // an empty file
+	case err != nil:
+		return nil, err
+	case rec.oversize != nil:
+		return nil, fault.New(fault.Data, "", "CSV header: %s", rec.oversize.reason())
+	}
+	rd.src.header = header
+	return newNativeCSV(header, m.Local, m.UnknownToDetails)
+}
+
+// skip reads the records of a committed range and compares their digest.
+func (rd *reading) skip(ctx context.Context, done doneRange) error {
+	h := sha256.New()
+	writeHeader(h, rd.src.header)
+	c := chunk{}
+	for rd.record <= done.last {
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
+		}
+		c.reset(rd.src, rd.record)
+		if err := c.read(rd.split); err != nil {
+			return err
+		}
+		h.Write(c.raw)
+		rd.record++
+	}
+	if !bytes.Equal(h.Sum(nil), done.sum) {
+		return errChanged(rd.src.Name, fmt.Sprintf("records %d to %d are not those that are committed", done.first, done.last))
+	}
+	rd.src.count(Counts{Skipped: done.last - done.first + 1})
+	return nil
+}
+
+// fresh sends the records up to number last as chunks. io.EOF means that the source ended, perhaps after some.
+func (rd *reading) fresh(ctx context.Context, last int64) error {
+	for rd.record <= last {
+		c, err := rd.run.chunk(ctx)
+		if err != nil {
+			return err
+		}
+		c.reset(rd.src, rd.record)
+		end := rd.fill(c, last)
+		if end != nil && !errors.Is(end, io.EOF) && fault.ClassOf(end) != fault.Data {
+			return end
+		}
+		rd.note()
+		if len(c.records) == 0 {
+			rd.run.chunks <- c
+			return end
+		}
+		if err := rd.run.send(ctx, c); err != nil {
+			return err
+		}
+		if end != nil {
+			return end
+		}
+	}
+	return nil
+}
+
+// fill reads records until the chunk is full.
+func (rd *reading) fill(c *chunk, last int64) error {
+	for rd.record <= last && len(c.records) < rd.run.opts.BatchRows && len(c.raw) < maxBatchBytes {
+		if err := c.read(rd.split); err != nil {
+			return err
+		}
+		if rd.record == 1 {
+			rd.src.head = newHead(rd.first[:min(int64(len(rd.first)), rd.win.offset)])
+		}
+		rd.record++
+	}
+	return nil
+}
+
+// note keeps what a new source's row will hold, before its first chunk goes out. What the database knows has a digest already.
+func (rd *reading) note() {
+	s := &rd.src.state
+	if s.mappingSum == nil {
+		s.head, s.mapping, s.mappingSum = rd.src.head, rd.run.opts.Mapping.Name, rd.run.mappingSum
+	}
+}

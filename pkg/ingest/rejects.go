@@ -1,0 +1,168 @@
+package ingest
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"sync"
+
+	"auditdb/internal/fault"
+)
+
+// Reject is a record that was not taken.
+type Reject struct {
+	Source  string // the source's name
+	Record  int64  // from 1
+	Offset  int64  // of its first byte in the decompressed content
+	Reason  string // never holds the record's values
+	Raw     []byte // the record; of an oversize one its beginning
+	Skipped bool   // the file ended in the middle of it: the next run looks at it again
+}
+
+// rejectLine is a line of the rejects file.
+type rejectLine struct {
+	Source string `json:"source"`
+	Record int64  `json:"record"`
+	Offset int64  `json:"offset"`
+	Reason string `json:"reason"`
+	Raw    string `json:"raw_base64"`
+}
+
+// RejectFile is a file of rejected records, one JSON object a line. Lines that are there from an earlier run are not written again.
+type RejectFile struct {
+	mu    sync.Mutex
+	f     *os.File
+	known []uint64 // digests of the lines that were there, ascending
+	dirty bool
+}
+
+// OpenRejects opens or makes a rejects file with mode 0600; a file that others may read is refused. A last line that a crash cut off is
+// removed.
+func OpenRejects(path string) (*RejectFile, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // the user names the file
+	if err != nil {
+		return nil, fault.New(fault.Usage, "", "open the rejects file: %w", err)
+	}
+	r := &RejectFile{f: f}
+	if err := r.load(); err != nil {
+		_ = f.Close() // nothing was written
+		return nil, err
+	}
+	return r, nil
+}
+
+func (r *RejectFile) load() error {
+	info, err := r.f.Stat()
+	switch {
+	case err != nil:
+		return fmt.Errorf("look at the rejects file: %w", err)
+	case info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0:
+		return fault.New(fault.Usage, "chmod 600 "+r.f.Name(), "rejects file %s: others may read it, and it holds events", r.f.Name())
+	case !info.Mode().IsRegular():
+		return nil // a pipe or a device
+	}
+	br := bufio.NewReaderSize(r.f, 64<<10)
+	var end int64
+	for {
+		sum, n, complete, err := digestLine(br)
+		if err != nil {
+			return fmt.Errorf("read the rejects file: %w", err)
+		}
+		if !complete {
+			break
+		}
+		end += n
+		r.known = append(r.known, sum)
+	}
+	slices.Sort(r.known)
+	if err := r.f.Truncate(end); err != nil {
+		return fmt.Errorf("cut the rejects file after its last whole line: %w", err)
+	}
+	if _, err := r.f.Seek(end, io.SeekStart); err != nil {
+		return fmt.Errorf("go to the end of the rejects file: %w", err)
+	}
+	return nil
+}
+
+// digestLine reads a line of any length; complete is false at the end of the file.
+func digestLine(br *bufio.Reader) (sum uint64, n int64, complete bool, err error) {
+	h := sha256.New()
+	for {
+		part, err := br.ReadSlice('\n')
+		n += int64(len(part))
+		h.Write(bytes.TrimSuffix(part, []byte{'\n'}))
+		switch {
+		case err == nil:
+			return binary.BigEndian.Uint64(h.Sum(nil)), n, true, nil
+		case errors.Is(err, io.EOF):
+			return 0, 0, false, nil
+		case !errors.Is(err, bufio.ErrBufferFull):
+			return 0, 0, false, err
+		}
+	}
+}
+
+// write appends rejects and waits until they are on disk.
+func (r *RejectFile) write(rejects []Reject) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var buf bytes.Buffer
+	for i := range rejects {
+		if err := r.line(&buf, &rejects[i]); err != nil {
+			return err
+		}
+		if buf.Len() > keepScratch {
+			if err := r.flush(&buf); err != nil {
+				return err
+			}
+		}
+	}
+	if err := r.flush(&buf); err != nil {
+		return err
+	}
+	if !r.dirty {
+		return nil
+	}
+	if err := r.f.Sync(); err != nil && !errors.Is(err, os.ErrInvalid) && !isNoSync(err) {
+		return fmt.Errorf("sync the rejects file: %w", err)
+	}
+	r.dirty = false
+	return nil
+}
+
+func (r *RejectFile) line(buf *bytes.Buffer, j *Reject) error {
+	text, err := json.Marshal(rejectLine{Source: j.Source, Record: j.Record, Offset: j.Offset, Reason: j.Reason, Raw: base64.StdEncoding.EncodeToString(j.Raw)})
+	if err != nil {
+		return fmt.Errorf("write a reject: %w", err)
+	}
+	sum := sha256.Sum256(text)
+	if _, ok := slices.BinarySearch(r.known, binary.BigEndian.Uint64(sum[:])); ok {
+		return nil
+	}
+	buf.Write(text)
+	buf.WriteByte('\n')
+	return nil
+}
+
+func (r *RejectFile) flush(buf *bytes.Buffer) error {
+	if buf.Len() == 0 {
+		return nil
+	}
+	r.dirty = true
+	if _, err := r.f.Write(buf.Bytes()); err != nil {
+		return fmt.Errorf("write the rejects file: %w", err)
+	}
+	buf.Reset()
+	return nil
+}
+
+// Close closes the file.
+func (r *RejectFile) Close() error { return r.f.Close() }

@@ -1,0 +1,39 @@
+package ingest
+
+import (
+	"auditdb/pkg/integrity"
+)
+
+// Counts says what became of records. Read = Inserted + Duplicate + Rejected; Skipped ones were committed by an earlier run.
+type Counts struct {
+	Read      int64 `json:"read"`
+	Skipped   int64 `json:"skipped"`
+	Inserted  int64 `json:"inserted"`
+	Duplicate int64 `json:"duplicate"`
+	Rejected  int64 `json:"rejected"`
+}
+
+func (c *Counts) add(o Counts) {
+	c.Read += o.Read
+	c.Skipped += o.Skipped
+	c.Inserted += o.Inserted
+	c.Duplicate += o.Duplicate
+	c.Rejected += o.Rejected
+}
+
+// SourceReport is what became of one source's records.
+type SourceReport struct {
+	Name string `json:"name"`
+	Counts
+}
+
+// Report is the result of a run, also of one that ended early: what it says is committed.
+type Report struct {
+	Sources []SourceReport `json:"sources"`
+	Counts
+	Batches        int64                 `json:"batches"`
+	Bytes          int64                 `json:"bytes"`      // of the records read, decompressed
+	Checkpoint     *integrity.Checkpoint `json:"checkpoint"` // the receipt: covers everything inserted; null when nothing was, or integrity is off
+	ElapsedSeconds float64               `json:"elapsed_seconds"`
+	RowsPerSecond  float64               `json:"rows_per_second"`
+}

@@ -1,0 +1,463 @@
+package ingest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+
+	"auditdb/internal/fault"
+	"auditdb/internal/postgres"
+	"auditdb/pkg/audit"
+	"auditdb/pkg/integrity"
+)
+
+const (
+	// DefaultBatchRows is how many records go into a transaction when nothing else is said.
+	DefaultBatchRows = 10000
+	maxBatchBytes    = 4 << 20          // of records; a batch ends after the record that passes it
+	graceTime        = 10 * time.Second // for batches on their way when the run is told to stop
+	blocksAtOnce     = 4
+)
+
+// Target is the table that events go into.
+type Target struct {
+	OID          uint32
+	Schema, Name string
+}
+
+func (t Target) ident() string { return pgx.Identifier{t.Schema, t.Name}.Sanitize() }
+
+// Options say what a run does. DB, Table, Now and Mapping are required.
+type Options struct {
+	DB       *postgres.DB
+	Table    Target
+	TableID  int16
+	Log      *integrity.Log // nil only where the table's integrity is off
+	Now      func() time.Time
+	Mapping  Mapping
+	Format   string // FormatNDJSON …; "": by content
+	Rejects  *RejectFile
+	MaxBad   int64         // rejected records of this run that are put up with; negative: any number
+	MaxAhead time.Duration // timestamps further in the future are rejected; 0: any
+
+	BatchRows int // records a transaction; 0: DefaultBatchRows
+	Jobs      int // connections that copy; 0: 1
+	ReadBack  bool
+	Wait      time.Duration // for locks, and for a server that is away
+	DryRun    bool          // parse and map only
+
+	// Create makes the partitions for times (microseconds since 2000-01-01, one of each gap) that no partition takes; nil rejects them.
+	Create func(ctx context.Context, times []int64) error
+
+	OnReject   func(Reject)                 // told of each record not taken, after its batch was committed; may be nil
+	OnProgress func(records, bytes int)     // told of each batch; may be nil
+	OnEvent    func(columns map[string]any) // dry run: told of the first events; may be nil
+}
+
+// run is a run in progress.
+type run struct {
+	opts       Options
+	db         *postgres.DB
+	fixed      *fixed
+	mappingSum []byte
+	table      *integrity.Table
+	ident      string // the table's quoted name
+	seed       maphash.Seed
+
+	chunks  chan *chunk // free ones
+	batches chan *batch // free ones
+	read    chan *chunk
+	ready   chan *batch
+
+	catalog   atomic.Pointer[catalog]
+	loading   sync.Mutex
+	lookFirst atomic.Bool // the last batch had events that were there already
+	number    atomic.Int64
+
+	mu     sync.Mutex
+	blocks []int64
+	bad    int64 // rejected so far, reserved before commit
+	report Report
+	shown  int
+	errs   []error // of single sources
+}
+
+// Run ingests sources. The report is right also when an error comes with it: what it counts is committed.
+func Run(ctx context.Context, o Options, sources []Source) (Report, error) {
+	r, err := newRun(ctx, o)
+	if err != nil {
+		return Report{Sources: []SourceReport{}}, err
+	}
+	start := o.Now()
+	all := make([]*source, len(sources))
+	for i, s := range sources {
+		all[i] = &source{Source: s, lockName: fmt.Sprintf("ingest:%d:%s", o.TableID, s.Name), report: SourceReport{Name: s.Name}}
+	}
+	err = r.work(ctx, all)
+	rep := r.finalReport(all)
+	rep.ElapsedSeconds = o.Now().Sub(start).Seconds()
+	if rep.ElapsedSeconds > 0 {
+		rep.RowsPerSecond = float64(rep.Inserted) / rep.ElapsedSeconds
+	}
+	return rep, err
+}
+
+func newRun(ctx context.Context, o Options) (*run, error) {
+	if o.BatchRows <= 0 {
+		o.BatchRows = DefaultBatchRows
+	}
+	o.BatchRows = min(o.BatchRows, audit.MaxSet)
+	o.Jobs = max(o.Jobs, 1)
+	settings, err := loadSettings(ctx, o.DB.Pool(), o.TableID)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case settings.encoding != "UTF8":
+		return nil, fault.New(fault.Usage, "auditdb needs a database with encoding UTF8", "the database's encoding is %s", settings.encoding)
+	case !settings.blockIDs:
+		return nil, fault.New(fault.Usage, "insert its rows with SQL and seal them: auditdb integrity seal", "table %s has no room for block ids (its id is an integer): it cannot be ingested into", o.Table.ident())
+	case settings.integrity && o.Log == nil && !o.DryRun:
+		return nil, fault.New(fault.Config, "make one with auditdb integrity keygen -f FILE and set integrity.key_file", "ingest needs the integrity key: %s has integrity on", o.Table.ident())
+	}
+	if err := checkColumns(ctx, o.DB.Pool(), o.Table.OID); err != nil {
+		return nil, fmt.Errorf("%s: %w", o.Table.ident(), err)
+	}
+	if !settings.integrity {
+		o.Log = nil
+	}
+	r := &run{
+		opts: o, db: o.DB, mappingSum: o.Mapping.digest(), ident: o.Table.ident(), seed: maphash.MakeSeed(),
+		table:  &integrity.Table{ID: o.TableID, OID: o.Table.OID, Schema: o.Table.Schema, Name: o.Table.Name, KeyColumn: colTimestamp.name(), Format: audit.AuditLog()},
+		chunks: make(chan *chunk, 2*o.Jobs+1), batches: make(chan *batch, 2*o.Jobs), read: make(chan *chunk), ready: make(chan *batch),
+	}
+	r.fixed = &fixed{set: o.Mapping.set, latency: o.Mapping.latency, maxAhead: o.MaxAhead}
+	if r.fixed.defaults, err = loadDefaults(ctx, o.DB.Pool(), o.Table.OID); err != nil {
+		return nil, err
+	}
+	for range cap(r.chunks) {
+		r.chunks <- &chunk{}
+	}
+	for range cap(r.batches) {
+		r.batches <- &batch{}
+	}
+	return r, r.reload(ctx)
+}
+
+// work runs one reader, and for each job a preparer and a committer.
+func (r *run) work(ctx context.Context, all []*source) error {
+	grace, cancel := withGrace(ctx, graceTime)
+	defer cancel()
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		defer close(r.read)
+		for _, s := range all {
+			if err := r.readSource(gctx, s); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	var preparers sync.WaitGroup
+	for range r.opts.Jobs {
+		preparers.Add(1)
+		g.Go(func() error {
+			defer preparers.Done()
+			return r.prepareAll(gctx)
+		})
+		g.Go(func() error { return r.commitAll(gctx, grace) })
+	}
+	g.Go(func() error {
+		preparers.Wait()
+		close(r.ready)
+		return nil
+	})
+	err := g.Wait()
+	for _, s := range all {
+		s.unlock()
+	}
+	if err != nil {
+		return err
+	}
+	return r.sourceErrors()
+}
+
+// withGrace returns a context that outlives ctx by d, for work that is better finished than broken off.
+func withGrace(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	grace, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		t := time.AfterFunc(d, func() { cancel(context.Cause(ctx)) })
+		context.AfterFunc(grace, func() { t.Stop() })
+	})
+	return grace, func() {
+		stop()
+		cancel(context.Canceled)
+	}
+}
+
+func (r *run) sourceErrors() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch len(r.errs) {
+	case 0:
+		return nil
+	case 1:
+		return r.errs[0]
+	}
+	return fmt.Errorf("%d sources could not be read to their end, the first: %w", len(r.errs), r.errs[0])
+}
+
+func (r *run) keep(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.errs = append(r.errs, err)
+}
+
+func (r *run) finalReport(all []*source) Report {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rep := r.report
+	rep.Sources = make([]SourceReport, 0, len(all))
+	for _, s := range all {
+		s.mu.Lock()
+		rep.Sources = append(rep.Sources, s.report)
+		rep.add(s.report.Counts)
+		s.mu.Unlock()
+	}
+	return rep
+}
+
+// chunk waits for a free chunk.
+func (r *run) chunk(ctx context.Context) (*chunk, error) {
+	select {
+	case c := <-r.chunks:
+		return c, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// send hands a chunk to the preparers; the source is held until the chunk is committed.
+func (r *run) send(ctx context.Context, c *chunk) error {
+	c.src.hold()
+	select {
+	case r.read <- c:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (r *run) prepareAll(ctx context.Context) error {
+	p := &preparer{fixed: r.fixed, now: r.opts.Now, hasher: audit.NewHasher(audit.AuditLog()), seed: r.seed}
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case c, ok := <-r.read:
+			if !ok {
+				return nil
+			}
+			if err := r.prepareOne(ctx, p, c); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (r *run) prepareOne(ctx context.Context, p *preparer, c *chunk) error {
+	var b *batch
+	select {
+	case b = <-r.batches:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if err := p.prepare(b, c); err != nil {
+		return err
+	}
+	var err error
+	if b.block, err = r.nextBlock(ctx); err != nil {
+		return err
+	}
+	if err := r.seal(ctx, p.hasher, b); err != nil {
+		return err
+	}
+	select {
+	case r.ready <- b:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// nextBlock takes a block id; those that a run does not use are lost, which does no harm.
+func (r *run) nextBlock(ctx context.Context) (int64, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.blocks) == 0 {
+		if r.opts.DryRun {
+			return 1 << 24, nil
+		}
+		err := postgres.Retry(ctx, r.retry(), func(ctx context.Context) (err error) {
+			r.blocks, err = takeBlocks(ctx, r.db.Pool(), blocksAtOnce)
+			return err
+		})
+		if err != nil {
+			return 0, err
+		}
+	}
+	id := r.blocks[0]
+	r.blocks = r.blocks[1:]
+	return id, nil
+}
+
+// retry is the policy for a server that is away for a while.
+func (r *run) retry() postgres.RetryPolicy {
+	return postgres.RetryPolicy{
+		Within: max(r.opts.Wait, time.Second),
+		Also:   func(err error) bool { return postgres.SQLState(err) == postgres.ReadOnlySQLTransaction },
+	}
+}
+
+// commitAll commits batches until there are no more. A batch that was begun is finished also after ctx has ended.
+func (r *run) commitAll(ctx, grace context.Context) error {
+	c := &committer{run: r, hasher: audit.NewHasher(audit.AuditLog())}
+	defer c.close(grace)
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case b, ok := <-r.ready:
+			if !ok {
+				return nil
+			}
+			if err := c.commit(grace, b); err != nil {
+				return err
+			}
+			ch := b.chunk
+			r.release(grace, ch.src)
+			r.chunks <- ch
+			r.batches <- b
+		}
+	}
+}
+
+// reserve counts rejects before their batch commits and refuses those beyond the limit.
+func (r *run) reserve(rejects []Reject) error {
+	if len(rejects) == 0 {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.opts.MaxBad >= 0 && r.bad+int64(len(rejects)) > r.opts.MaxBad {
+		j := rejects[max(0, r.opts.MaxBad-r.bad)]
+		return fault.New(fault.Data, "--rejects FILE puts bad records aside, --max-rejects N allows for some", "%s: record %d (byte %d): %s", j.Source, j.Record, j.Offset, j.Reason)
+	}
+	r.bad += int64(len(rejects))
+	return nil
+}
+
+func (r *run) unreserve(n int) {
+	r.mu.Lock()
+	r.bad -= int64(n)
+	r.mu.Unlock()
+}
+
+// done adds a committed batch to the report.
+func (r *run) done(b *batch, n Counts, checkpoint *integrity.Checkpoint, rejects []Reject) {
+	b.chunk.src.count(n)
+	r.mu.Lock()
+	r.report.Batches++
+	r.report.Bytes += int64(len(b.chunk.raw))
+	if checkpoint != nil && (r.report.Checkpoint == nil || checkpoint.Size > r.report.Checkpoint.Size) {
+		r.report.Checkpoint = checkpoint
+	}
+	r.mu.Unlock()
+	if r.opts.OnReject != nil {
+		for _, j := range rejects {
+			r.opts.OnReject(j)
+		}
+	}
+	if r.opts.OnProgress != nil {
+		r.opts.OnProgress(len(b.chunk.records), len(b.chunk.raw))
+	}
+}
+
+// acquire takes the source's lock, again when the connection that held it has died.
+func (s *source) acquire(ctx context.Context, r *run) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lock != nil {
+		select {
+		case <-s.lock.Lost():
+			s.lock.Release()
+			s.lock = nil
+		default:
+			return nil
+		}
+	}
+	if s.refs == 0 {
+		s.refs = 1 // the reader's
+	}
+	if r.opts.DryRun {
+		return nil
+	}
+	return postgres.Retry(ctx, r.retry(), func(ctx context.Context) (err error) {
+		s.lock, err = r.db.Lock(ctx, s.lockName, r.opts.Wait)
+		return err
+	})
+}
+
+func (s *source) hold() {
+	s.mu.Lock()
+	s.refs++
+	s.mu.Unlock()
+}
+
+func (s *source) unlock() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lock != nil {
+		s.lock.Release()
+		s.lock = nil
+	}
+}
+
+func (s *source) count(n Counts) {
+	s.mu.Lock()
+	s.report.add(n)
+	s.mu.Unlock()
+}
+
+// known notes the id of the source's row once that is committed.
+func (s *source) known(id int64) {
+	s.mu.Lock()
+	s.state.id = id
+	s.mu.Unlock()
+}
+
+// release gives up one hold on a source; the last one notes a source that is in the table as a whole, and unlocks it.
+func (r *run) release(ctx context.Context, s *source) {
+	s.mu.Lock()
+	s.refs--
+	last, whole, id := s.refs == 0, s.whole && !s.failed, s.state.id
+	s.mu.Unlock()
+	if !last {
+		return
+	}
+	if whole && id != 0 && !r.opts.DryRun {
+		// Nothing is lost when this fails: the next run reads the source again and finds its ranges committed.
+		err := r.db.Tx(ctx, func(tx pgx.Tx) error { return finishSource(ctx, tx, id, s.sum, s.size) })
+		if err != nil && !errors.Is(err, context.Canceled) {
+			r.db.Log().WarnContext(ctx, "source not marked as finished")
+		}
+	}
+	s.unlock()
+}
