@@ -38,6 +38,5 @@ type Ledger interface {
 	Record(ctx context.Context, tx pgx.Tx, t Table, events []Event) error
 }
 
-// LockFunc takes the lock that partition work on t needs, from all hosts, and returns how to release it. lost is closed when the lock has
-// been lost; it may be nil.
-type LockFunc func(ctx context.Context, t Table) (release func(), lost <-chan struct{}, err error)
+// LockFunc takes the lock that partition work on t needs, from all hosts. The context that it returns ends when the lock is lost.
+type LockFunc func(ctx context.Context, t Table) (locked context.Context, release func(), err error)

@@ -96,3 +96,31 @@ func pad(n, width int) string {
 	}
 	return string(digits)
 }
+
+// forValues is the range as ALTER TABLE … ATTACH PARTITION takes it.
+func (k Key) forValues(b Bounds) string {
+	from, to := "MINVALUE", "MAXVALUE"
+	if !b.FromMin {
+		from = k.literal(b.From)
+	}
+	if !b.ToMax {
+		to = k.literal(b.To)
+	}
+	return "FOR VALUES FROM (" + from + ") TO (" + to + ")"
+}
+
+// within is the condition that the key lies in the range.
+func (k Key) within(b Bounds) string {
+	column := pgx.Identifier{k.Column}.Sanitize()
+	terms := []string{column + " IS NOT NULL"}
+	if !b.FromMin {
+		terms = append(terms, column+" >= "+k.literal(b.From)+"::"+string(k.Kind))
+	}
+	if !b.ToMax {
+		terms = append(terms, column+" < "+k.literal(b.To)+"::"+string(k.Kind))
+	}
+	return strings.Join(terms, " AND ")
+}
+
+// quoteText writes a string literal; the session has standard_conforming_strings on.
+func quoteText(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }

@@ -96,7 +96,7 @@ type Partition struct {
 	SizeBytes     int64 // with indexes and TOAST; -1: not read
 	SizeEstimated bool
 	Owner         string
-	marked        bool   // carries the mark of a prune
+	marked        bool   // carries the mark of a prune that has not ended
 	comment       string // without the mark
 }
 

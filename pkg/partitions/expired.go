@@ -1,0 +1,126 @@
+package partitions
+
+import (
+	"slices"
+	"time"
+)
+
+// Reason says why prune keeps a partition.
+type Reason string
+
+// The reasons, as the JSON of partition prune has them.
+const (
+	KeptHold        Reason = "hold"
+	KeptMinKeep     Reason = "min_keep"
+	KeptMaxDrop     Reason = "max_drop"
+	KeptNotArchived Reason = "not_archived"
+	KeptNotExpired  Reason = "not_expired"
+	KeptDefault     Reason = "default"
+	KeptFuture      Reason = "future"
+	KeptNoPolicy    Reason = "no_policy"
+)
+
+// Rule says which partitions have expired. All times are key values.
+type Rule struct {
+	Known           bool      // there is a policy, or the user gave a cutoff
+	Cutoff          time.Time // a partition has expired when its upper end is at or before it
+	MinKeep         int       // so many of the newest partitions that are not future stay in any case
+	MaxDrop         int       // at most so many go, the oldest first; 0: no limit
+	Holds           []Bounds  // ranges with an active hold
+	ArchiveRequired bool
+	Archived        []Bounds // ranges with a verified archive
+}
+
+// Kept is a partition that prune leaves alone, and why.
+type Kept struct {
+	Partition
+	Reason Reason
+}
+
+// Expired divides partitions into those that a rule lets go, oldest first, and those that are kept. It goes by the real upper end of each.
+// The default partition and partitions that reach beyond now never expire. It is pure; now is a key value.
+func Expired(parts []Partition, r Rule, now time.Time) (expired []Partition, kept []Kept) {
+	parts = slices.Clone(parts)
+	slices.SortStableFunc(parts, func(a, b Partition) int {
+		if a.Default != b.Default {
+			return map[bool]int{true: 1, false: -1}[a.Default]
+		}
+		return compareBounds(a.Bounds, b.Bounds)
+	})
+	reasons := make([]Reason, len(parts))
+	present := 0 // partitions that are neither default nor future
+	for i, p := range parts {
+		reasons[i] = r.reason(p, now)
+		if reasons[i] != KeptDefault && reasons[i] != KeptFuture {
+			present++
+		}
+	}
+	dropped := 0
+	for i := range parts {
+		if reasons[i] == KeptDefault || reasons[i] == KeptFuture {
+			continue
+		}
+		newest := present <= r.MinKeep
+		present--
+		switch {
+		case reasons[i] != "":
+		case newest:
+			reasons[i] = KeptMinKeep
+		case r.MaxDrop > 0 && dropped >= r.MaxDrop:
+			reasons[i] = KeptMaxDrop
+		default:
+			dropped++
+		}
+	}
+	for i, p := range parts {
+		if reasons[i] == "" {
+			expired = append(expired, p)
+		} else {
+			kept = append(kept, Kept{Partition: p, Reason: reasons[i]})
+		}
+	}
+	return expired, kept
+}
+
+// reason is why p is kept by itself, whatever becomes of the others; "" when it may go.
+func (r Rule) reason(p Partition, now time.Time) Reason {
+	switch {
+	case p.Default:
+		return KeptDefault
+	case !p.FromMin && p.From.After(now):
+		return KeptFuture
+	case !r.Known:
+		return KeptNoPolicy
+	case p.ToMax || p.To.After(r.Cutoff):
+		return KeptNotExpired
+	case p.To.After(now):
+		return KeptFuture
+	case slices.ContainsFunc(r.Holds, p.Overlaps):
+		return KeptHold
+	case r.ArchiveRequired && !slices.ContainsFunc(r.Archived, p.Equal):
+		return KeptNotArchived
+	}
+	return ""
+}
+
+// Span is a calendar span as PostgreSQL's interval keeps it.
+type Span struct {
+	Months, Days int
+	Time         time.Duration
+}
+
+// Before goes the span back from t on the calendar and clock of loc: months first, where a day that the month does not have becomes its last
+// (one month before 31 March is the end of February), then days, then hours.
+func (s Span) Before(t time.Time, loc *time.Location) time.Time {
+	wall := wallOf(t, loc)
+	y, m, d := wall.Date()
+	first := time.Date(y, m-time.Month(s.Months), 1, 0, 0, 0, 0, time.UTC)
+	last := first.AddDate(0, 1, -1).Day()
+	day := time.Date(first.Year(), first.Month(), min(d, last), wall.Hour(), wall.Minute(), wall.Second(), wall.Nanosecond(), time.UTC)
+	return instantOf(day.AddDate(0, 0, -s.Days), loc).Add(-s.Time)
+}
+
+// longer says whether a keeps at least as long as b, measured back from t.
+func (s Span) longer(other Span, t time.Time) bool {
+	return s.Before(t, time.UTC).Before(other.Before(t, time.UTC))
+}
