@@ -81,7 +81,7 @@ func TestSessionSettings(t *testing.T) {
 	t.Parallel()
 	address := pgtest.Empty(t)
 	admin := open(t, postgres.Options{URL: address})
-	run(t, admin, `CREATE ROLE odd_settings LOGIN`, `ALTER ROLE odd_settings SET statement_timeout = '7ms'`, `ALTER ROLE odd_settings SET search_path = "My Schema", public`,
+	run(t, admin, `CREATE ROLE odd_settings LOGIN`, `ALTER ROLE odd_settings SET statement_timeout = '5s'`, `ALTER ROLE odd_settings SET search_path = "My Schema", public`,
 		`ALTER ROLE odd_settings SET "TimeZone" = 'America/St_Johns'`, `ALTER ROLE odd_settings SET "DateStyle" = 'German, DMY'`, `ALTER ROLE odd_settings SET "IntervalStyle" = 'iso_8601'`,
 		`ALTER ROLE odd_settings SET synchronous_commit = off`, `ALTER ROLE odd_settings SET extra_float_digits = -15`, `ALTER ROLE odd_settings SET idle_session_timeout = '1s'`,
 		`ALTER ROLE odd_settings SET client_encoding = 'LATIN1'`, `ALTER ROLE odd_settings SET default_transaction_isolation = 'serializable'`)
