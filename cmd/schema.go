@@ -28,6 +28,8 @@ func documents() map[string]any {
 		},
 		demoDocuments(),
 		migrateDocuments(),
+		integrityDocuments(),
+		verifyDocuments(),
 	} {
 		maps.Copy(all, some)
 	}
@@ -124,7 +126,7 @@ func settle(s *jsonschema.Schema) {
 	if s == nil {
 		return
 	}
-	if slices.Contains(s.Types, "array") || s.Type == "array" || (slices.Contains(s.Types, "object") && s.AdditionalProperties != nil) {
+	if slices.Contains(s.Types, "array") || s.Type == "array" || (slices.Contains(s.Types, "object") && s.AdditionalProperties != nil && s.Properties == nil) {
 		s.Types = slices.DeleteFunc(s.Types, func(t string) bool { return t == "null" })
 		if len(s.Types) == 1 {
 			s.Type, s.Types = s.Types[0], nil

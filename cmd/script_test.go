@@ -40,6 +40,7 @@ func TestMain(m *testing.M) {
 //	database [empty]          set DATABASE_URL to a new database, migrated or empty
 //	secured                   set DATABASE_URL to a server of its own that asks for a password, also given as PASSWORD; BARE_URL is without it
 //	redis                     set REDIS_URL to a Redis of its own
+//	sql SQL                   run statements on DATABASE_URL
 //	query SQL TEXT            the first value of the query on DATABASE_URL, as text, is TEXT
 //	document FILE NAME        FILE (or stdout, stderr) holds one JSON document that fits auditdb's schema NAME; of stderr the last line counts
 //	json FILE PATH VALUE      the gjson PATH in FILE's last JSON document is VALUE
@@ -59,6 +60,7 @@ func TestScripts(t *testing.T) {
 			"database": func(ts *testscript.TestScript, _ bool, args []string) { database(t, ts, args) },
 			"secured":  func(ts *testscript.TestScript, _ bool, _ []string) { secured(t, ts) },
 			"redis":    func(ts *testscript.TestScript, _ bool, _ []string) { ts.Setenv("REDIS_URL", pgtest.Redis(t)) },
+			"sql":      sqlOnly,
 			"query":    query,
 			"document": fits,
 			"json":     jsonIs,
@@ -104,6 +106,19 @@ func secured(t *testing.T, ts *testscript.TestScript) {
 	ts.Setenv("DATABASE_URL", pg.TCPURL("postgres"))
 	ts.Setenv("PASSWORD", password)
 	ts.Setenv("BARE_URL", strings.Replace(pg.TCPURL("postgres"), ":"+password+"@", "@", 1))
+}
+
+func sqlOnly(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: sql SQL")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, ts.Getenv("DATABASE_URL"))
+	ts.Check(err)
+	defer func() { _ = conn.Close(ctx) }()
+	_, err = conn.Exec(ctx, args[0])
+	ts.Check(err)
 }
 
 func query(ts *testscript.TestScript, neg bool, args []string) {

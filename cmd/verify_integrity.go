@@ -1,7 +1,248 @@
 package cmd
 
-import "github.com/spf13/cobra"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
 
-func newVerifyIntegrityCmd(_ *App) *cobra.Command {
-	return &cobra.Command{Use: "verify-integrity", Short: "Check rows against the integrity log"}
+	"github.com/spf13/cobra"
+
+	"auditdb/internal/config"
+	"auditdb/internal/fault"
+	"auditdb/internal/output"
+	"auditdb/internal/postgres"
+	"auditdb/pkg/integrity"
+)
+
+// verifyDocuments lists the document of verify-integrity.
+func verifyDocuments() map[string]any {
+	return map[string]any{"verify-integrity": verifyDoc{}}
+}
+
+// verifyDoc is auditdb.verify-integrity.v1.
+type verifyDoc struct{ integrity.Report }
+
+type verifyOptions struct {
+	from, to, partition string
+	checkpoints         []string
+	jobs                int
+	rate                string
+	maxDuration         *time.Duration
+	seal                bool
+	maxUnsealedAge      string
+}
+
+func newVerifyIntegrityCmd(app *App) *cobra.Command {
+	var o verifyOptions
+	cmd := &cobra.Command{
+		Use:   "verify-integrity [TABLE]",
+		Short: "Check rows, partitions and the integrity log against each other",
+		Long: "Reads every row and compares it with what was logged when it was written. Changed, missing and unexpected rows are named.\n" +
+			"Exit 4: something is wrong. Exit 3: it could not look, or has no key to tell whether the log is genuine. Warnings and rows that are\n" +
+			"not sealed yet end with 0. The last line says what was checked, and what is not excluded.",
+		Example: "  auditdb verify-integrity\n  auditdb verify-integrity --from 2024-01 --to 2024-04 --jobs 4\n" +
+			"  auditdb verify-integrity --checkpoint receipt.txt -o json",
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if o.jobs < 1 {
+				return usage(cmd.CommandPath(), "", "--jobs must be at least 1, not %d", o.jobs)
+			}
+			return runVerify(cmd.Context(), app, argument(args), o)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.from, "from", "", "only partitions with rows at or after this `TIME`")
+	f.StringVar(&o.to, "to", "", "only partitions with rows before this `TIME`")
+	f.StringVar(&o.partition, "partition", "", "only the partition of this `NAME`")
+	f.StringArrayVar(&o.checkpoints, "checkpoint", nil, "signed checkpoint kept outside the database, a `FILE|URL`: the log must extend it (repeatable)")
+	f.IntVarP(&o.jobs, "jobs", "j", 2, "partitions to read at once")
+	f.StringVar(&o.rate, "rate", "", "read at most this `SIZE` a second, e.g. 50MB (default: no limit)")
+	o.maxDuration = durationFlag(f, "max-duration", 0, "stop after this time with what is done, exit 0 (0: never)")
+	f.BoolVar(&o.seal, "seal", false, "first take in rows that other applications wrote")
+	f.StringVar(&o.maxUnsealedAge, "max-unsealed-age", "", "unsealed rows older than this `SPAN` are an error")
+	return cmd
+}
+
+func runVerify(ctx context.Context, app *App, table string, o verifyOptions) error {
+	opts, err := o.resolve(ctx, app)
+	if err != nil {
+		return err
+	}
+	var log *integrity.Log
+	if o.seal {
+		if log, err = requireLog(app, "seal before verifying"); err != nil {
+			return err
+		}
+	}
+	db, err := app.Postgres(ctx, "verify-integrity")
+	if err != nil {
+		return err
+	}
+	if err := requireSchema(ctx, db); err != nil {
+		return err
+	}
+	id, err := verifyTable(ctx, db, table, &opts)
+	if err != nil {
+		return err
+	}
+	if _, err := app.StartJob(ctx, db, "verify-integrity", id); err != nil {
+		return err
+	}
+	if o.seal {
+		if err := sealFirst(ctx, app, db, log, table); err != nil {
+			return err
+		}
+	}
+	report, err := verifyWithProgress(ctx, app, db, opts)
+	if err != nil {
+		return err
+	}
+	app.Summarize(map[string]any{
+		"ok": report.OK, "rows_checked": report.RowsChecked, "batches_checked": report.BatchesChecked, "unsealed_rows": report.UnsealedRows,
+		"findings_total": report.FindingsTotal, "incomplete": report.Incomplete, "assurance": report.Assurance,
+	})
+	if err := app.Emit("verify-integrity", verifyDoc{*report}, func(t *output.Table) { verifyTableOf(t, report) }); err != nil {
+		return err
+	}
+	return errors.Join(verdict(report), rememberCheckpoint(app, report))
+}
+
+// verifyTable limits the run to the table that the user named.
+func verifyTable(ctx context.Context, db *postgres.DB, name string, opts *integrity.VerifyOptions) (*int16, error) {
+	if name == "" {
+		return nil, nil
+	}
+	all, err := integrity.ManagedTables(ctx, db.Pool())
+	if err != nil {
+		return nil, err
+	}
+	m, err := integrity.MatchTable(ctx, db, all, name)
+	if err != nil {
+		return nil, err
+	}
+	opts.Tables = []int16{m.Table.ID}
+	return &m.Table.ID, nil
+}
+
+func sealFirst(ctx context.Context, app *App, db *postgres.DB, log *integrity.Log, table string) error {
+	tables, err := managedTables(ctx, db, table)
+	if err != nil {
+		return err
+	}
+	settle := 2 * time.Second
+	var doc sealDoc
+	err = sealTables(ctx, app, db, log, tables, sealOptions{settle: &settle}, &doc)
+	for _, s := range doc.Plan.Skipped {
+		app.Warn("not sealed: %s: %s", s.Name, s.Reason)
+	}
+	return err
+}
+
+func verifyWithProgress(ctx context.Context, app *App, db *postgres.DB, opts integrity.VerifyOptions) (*integrity.Report, error) {
+	progress := app.Progress("verify", 0, output.Rows)
+	defer progress.Done()
+	opts.Progress = progress.Add
+	return integrity.Verify(ctx, db, opts)
+}
+
+// resolve reads keys, times and checkpoints before anything is tried.
+func (o verifyOptions) resolve(ctx context.Context, app *App) (opts integrity.VerifyOptions, err error) {
+	now := app.Now()
+	opts = integrity.VerifyOptions{
+		Partition: o.partition, Jobs: o.jobs, Wait: app.Config.Wait, MaxDuration: *o.maxDuration, Now: app.Now,
+	}
+	if opts.Keys, err = loadKeys(app); err != nil {
+		return opts, err
+	}
+	if file := app.Config.Integrity.PublicKeyFile; file != "" && opts.Keys == nil {
+		if opts.Public, err = integrity.LoadPublic(file); err != nil {
+			return opts, err
+		}
+	}
+	if o.rate != "" {
+		if opts.Rate, err = config.ParseSize(o.rate); err != nil {
+			return opts, fault.New(fault.Usage, "write a size such as 50MB", "--rate: %w", err)
+		}
+	}
+	if o.from != "" {
+		if opts.From, err = ParseTime(o.from, now, time.UTC); err != nil {
+			return opts, fmt.Errorf("--from: %w", err)
+		}
+	}
+	if o.to != "" {
+		if opts.To, err = ParseTime(o.to, now, time.UTC); err != nil {
+			return opts, fmt.Errorf("--to: %w", err)
+		}
+	}
+	if o.from != "" && o.to != "" && !opts.From.Before(opts.To) {
+		return opts, fault.New(fault.Usage, "--to is not included", "verify-integrity: --from %s is not before --to %s", o.from, o.to)
+	}
+	if o.maxUnsealedAge != "" {
+		span, err := ParseSpan(o.maxUnsealedAge)
+		if err != nil {
+			return opts, fmt.Errorf("--max-unsealed-age: %w", err)
+		}
+		opts.MaxUnsealedAge = now.Sub(span.Before(now))
+	}
+	opts.Anchors, err = readCheckpoints(ctx, app, o.checkpoints)
+	return opts, err
+}
+
+// verdict is the error that gives the exit code of a report.
+func verdict(r *integrity.Report) error {
+	switch {
+	case !r.OK:
+		return fault.New(fault.Integrity, "keep the database as it is and look at the findings", "verify-integrity: %s of severity error", countOf(int(r.Errors), "finding"))
+	case r.Unproven != "":
+		return fault.New(fault.Unavailable, keyHint, "verify-integrity: hashes are right, but the log could not be authenticated: %s", r.Unproven)
+	}
+	return nil
+}
+
+// verifyTableOf draws findings first and the assurance last.
+func verifyTableOf(t *output.Table, r *integrity.Report) {
+	if len(r.Findings) > 0 {
+		t.Header("severity", "type", "table", "partition", "batch", "row", "detail")
+		for _, f := range r.Findings {
+			t.Row(severityCell(f.Severity), string(f.Type), orNothing(f.Table), orNothing(f.Partition), plainNumber(f.Batch), plainNumber(f.RowID), f.Detail)
+		}
+		if more := r.FindingsTotal - int64(len(r.Findings)); more > 0 {
+			t.Line("%d findings in all.", r.FindingsTotal)
+		}
+		t.Line("")
+	}
+	state := "OK"
+	switch {
+	case !r.OK:
+		state = "NOT OK"
+	case r.Unproven != "":
+		state = "NOT PROVEN (" + r.Unproven + ")"
+	case r.Incomplete:
+		state = "OK so far, incomplete"
+	}
+	t.Line("%s: %s rows in %s leaf sets checked, %s unsealed, %.1f s, %s rows/s", state, output.Cell(r.RowsChecked), output.Cell(r.BatchesChecked),
+		output.Cell(r.UnsealedRows), r.ElapsedSeconds, output.Cell(int64(r.RowsPerSecond)))
+	if r.Checkpoint != nil {
+		t.Line("Checkpoint: %s, %d records, root %s", r.Checkpoint.Origin, r.Checkpoint.Size, r.Checkpoint.Root)
+	}
+	t.Line("Checked: %s", r.Assurance)
+}
+
+// plainNumber is a number that is a name: not grouped by thousands.
+func plainNumber(n *int64) any {
+	if n == nil {
+		return nil
+	}
+	return fmt.Sprintf("%d", *n)
+}
+
+func severityCell(s integrity.Severity) any {
+	switch s {
+	case integrity.SeverityError:
+		return output.Bad(s)
+	case integrity.SeverityWarning:
+		return output.Warn(s)
+	}
+	return string(s)
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"auditdb/internal/fault"
+	"auditdb/internal/postgres"
 	"auditdb/pkg/audit"
 )
 
@@ -149,20 +150,6 @@ func copyRangeSQL(r relation, f audit.Format, lo, hi int64) string {
 		strings.Join(names, ", "), r.sanitized(), id, lo, hi, id)
 }
 
-// FindTable reads the managed table of a name given as schema and table; ok is false when it is not managed.
-func FindTable(ctx context.Context, q Querier, schema, name string) (t Table, integrity, ok bool, err error) {
-	list, err := ManagedTables(ctx, q)
-	if err != nil {
-		return t, false, false, err
-	}
-	for _, m := range list {
-		if m.Table.Schema == schema && m.Table.Name == name {
-			return m.Table, m.Integrity, true, nil
-		}
-	}
-	return t, false, false, nil
-}
-
 // ManagedTable is a row of auditdb.managed_table.
 type ManagedTable struct {
 	Table     Table // its OID is 0 when there is no such relation
@@ -187,4 +174,33 @@ FROM auditdb.managed_table m ORDER BY m.table_id`)
 		return nil, fmt.Errorf("list managed tables: %w", err)
 	}
 	return out, nil
+}
+
+// MatchTable finds the managed table of a name as a user typed it: [schema.]name, quoted as in SQL. Without a schema the user's search
+// path decides where several tables have the name.
+func MatchTable(ctx context.Context, db *postgres.DB, all []ManagedTable, name string) (ManagedTable, error) {
+	var parts, path []string
+	err := db.Tx(ctx, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "SELECT set_config('search_path', $1, true)", db.UserSearchPath()); err != nil {
+			return err
+		}
+		return tx.QueryRow(ctx, "SELECT pg_catalog.parse_ident($1), pg_catalog.current_schemas(false)", name).Scan(&parts, &path)
+	})
+	if postgres.SQLState(err) == "22023" || err == nil && (len(parts) < 1 || len(parts) > 2) {
+		return ManagedTable{}, fault.New(fault.Usage, "write [schema.]table, with double quotes where SQL needs them", "%q is not a table name", name)
+	}
+	if err != nil {
+		return ManagedTable{}, fmt.Errorf("look up table %s: %w", name, err)
+	}
+	if len(parts) == 2 {
+		path, parts = parts[:1], parts[1:]
+	}
+	for _, schema := range path {
+		for _, m := range all {
+			if m.Table.Schema == schema && m.Table.Name == parts[0] {
+				return m, nil
+			}
+		}
+	}
+	return ManagedTable{}, fault.New(fault.Usage, "auditdb partition list shows the managed tables", "table %s is not managed", name)
 }

@@ -49,6 +49,8 @@ type Report struct {
 	ElapsedSeconds float64     `json:"elapsed_seconds"`
 	RowsPerSecond  float64     `json:"rows_per_second"`
 
+	// Errors counts the findings of severity error.
+	Errors int64 `json:"-"`
 	// Unproven says why the log could not be authenticated: no key, or the wrong one. Findings apart, that is no success.
 	Unproven string `json:"-"`
 }
@@ -361,7 +363,7 @@ func (v *verifier) reportUnsealed() {
 
 func (v *verifier) report(elapsed time.Duration, incomplete bool) *Report {
 	r := &Report{
-		OK: v.found.errors() == 0, RowsChecked: v.rows, BatchesChecked: v.sets, Findings: v.found.list(), FindingsTotal: v.found.total(),
+		OK: v.found.errors() == 0, Errors: v.found.errors(), RowsChecked: v.rows, BatchesChecked: v.sets, Findings: v.found.list(), FindingsTotal: v.found.total(),
 		Incomplete: incomplete, ElapsedSeconds: elapsed.Seconds(),
 	}
 	for _, s := range v.sum {

@@ -1,0 +1,123 @@
+package cmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"auditdb/internal/fault"
+	"auditdb/internal/postgres"
+	"auditdb/pkg/integrity"
+)
+
+const (
+	maxCheckpoint     = 1 << 20
+	checkpointTimeout = 30 * time.Second
+)
+
+// readCheckpoints reads the checkpoints that the user named, and the verifier's own of its last run.
+func readCheckpoints(ctx context.Context, app *App, sources []string) ([]integrity.External, error) {
+	var out []integrity.External
+	for _, source := range sources {
+		text, err := readCheckpoint(ctx, source)
+		if err != nil {
+			return nil, fault.New(fault.Unavailable, "check the file or address", "read checkpoint %s: %w", postgres.RedactURL(source), err)
+		}
+		out = append(out, integrity.External{Source: postgres.RedactURL(source), Note: string(text)})
+	}
+	path, err := statePath(app)
+	if err != nil || path == "" {
+		return out, err
+	}
+	text, err := os.ReadFile(path) //nolint:gosec // the path is the user's own setting
+	if errors.Is(err, fs.ErrNotExist) {
+		return out, nil
+	}
+	if err != nil {
+		return nil, fault.New(fault.Unavailable, "check integrity.state", "read the checkpoint of the last run: %w", err)
+	}
+	return append(out, integrity.External{Source: path, Note: string(text), LastSeen: true}), nil
+}
+
+func isAddress(source string) bool {
+	return strings.HasPrefix(source, "http://") || strings.HasPrefix(source, "https://")
+}
+
+func readCheckpoint(ctx context.Context, source string) ([]byte, error) {
+	if !isAddress(source) {
+		f, err := os.Open(source) //nolint:gosec // the path is the user's own choice
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = f.Close() }()
+		return readBounded(f)
+	}
+	ctx, cancel := context.WithTimeout(ctx, checkpointTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, source, nil)
+	if err != nil {
+		return nil, errors.New("malformed address")
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		var u *url.Error
+		if errors.As(err, &u) { // its text repeats the address with what is secret in it
+			err = u.Err
+		}
+		return nil, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("the server answered %s", resp.Status)
+	}
+	return readBounded(resp.Body)
+}
+
+func readBounded(r io.Reader) ([]byte, error) {
+	text, err := io.ReadAll(io.LimitReader(r, maxCheckpoint+1))
+	if err == nil && len(text) > maxCheckpoint {
+		err = fmt.Errorf("more than %d bytes", maxCheckpoint)
+	}
+	return text, err
+}
+
+// statePath is the file with the checkpoint of the last run, "" when none is kept.
+func statePath(app *App) (string, error) {
+	state := app.Config.Integrity.State
+	if path, ok := strings.CutPrefix(state, "file://"); ok {
+		return path, nil
+	}
+	if strings.Contains(state, "://") {
+		return "", fault.New(fault.Config, "give a file", "integrity.state: only files are supported")
+	}
+	return state, nil
+}
+
+// rememberCheckpoint keeps the newest checkpoint for the next run, when this one found nothing wrong.
+func rememberCheckpoint(app *App, r *integrity.Report) error {
+	path, err := statePath(app)
+	if err != nil || path == "" || !r.OK || r.Unproven != "" || r.Checkpoint == nil {
+		return err
+	}
+	tmp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
+	if err != nil {
+		return fault.New(fault.Unavailable, "check integrity.state", "keep the checkpoint for the next run: %w", err)
+	}
+	_, err = tmp.WriteString(r.Checkpoint.Note)
+	err = errors.Join(err, tmp.Sync(), tmp.Close())
+	if err == nil {
+		err = os.Rename(tmp.Name(), path)
+	}
+	if err != nil {
+		return fault.New(fault.Unavailable, "check integrity.state", "keep the checkpoint for the next run: %w", errors.Join(err, os.Remove(tmp.Name())))
+	}
+	return nil
+}
