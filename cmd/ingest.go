@@ -1,7 +1,271 @@
 package cmd
 
-import "github.com/spf13/cobra"
+import (
+	"context"
+	"strings"
+	"time"
 
-func newIngestCmd(_ *App) *cobra.Command {
-	return &cobra.Command{Use: "ingest", Short: "Take audit events in"}
+	"github.com/spf13/cobra"
+
+	"auditdb/internal/fault"
+	"auditdb/internal/output"
+	"auditdb/internal/postgres"
+	"auditdb/pkg/ingest"
+	"auditdb/pkg/partitions"
+	"auditdb/pkg/plan"
+)
+
+// ingestDocuments lists the documents of ingest.
+func ingestDocuments() map[string]any { return map[string]any{"ingest": ingestDoc{}} }
+
+// ingestDoc is auditdb.ingest.v1.
+type ingestDoc struct {
+	ingest.Report
+	DryRun bool             `json:"dry_run"`
+	Sample []map[string]any `json:"sample"` // dry run: the first events as they would be stored
+	Plan   plan.Plan        `json:"plan"`   // partitions to make
 }
+
+type ingestOptions struct {
+	table, format, mapping, source, rejects string
+	set                                     []string
+	unknown, timeZone                       string
+	create, readBack, dryRun                bool
+	maxRejects                              int64
+	limited                                 bool // --max-rejects was given
+	batchSize, jobs                         int
+	maxFuture                               *time.Duration
+}
+
+func newIngestCmd(app *App) *cobra.Command {
+	var o ingestOptions
+	cmd := &cobra.Command{
+		Use:   "ingest {FILE|DIR|-}...",
+		Short: "Load audit events from files, each event exactly once",
+		Long: "Reads NDJSON, JSON arrays, {\"Records\": […]} and CSV with a header, gzip and zstd by their content, and copies the events straight\n" +
+			"into the partitions. Each batch is recorded in the integrity log as it commits; the last signed checkpoint is the receipt.\n" +
+			"The same source again, after a crash or grown since, adds what is missing; a source whose committed part has changed is refused\n" +
+			"(exit 6). An event whose event_uid and timestamp are there already counts as duplicate. Bad records go to --rejects.",
+		Example: "  auditdb ingest events.ndjson.gz\n  auditdb ingest --mapping cloudtrail --create-partitions /var/log/cloudtrail\n" +
+			"  auditdb ingest --source app-1 --rejects bad.ndjson - < events.ndjson\n  auditdb ingest --dry-run events.csv -o json",
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.limited = cmd.Flags().Changed("max-rejects")
+			if err := o.check(cmd.CommandPath(), args); err != nil {
+				return err
+			}
+			return runIngest(cmd.Context(), app, args, o)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.table, "table", "public.audit_log", "the `TABLE` to load into")
+	f.StringVar(&o.format, "format", "", "ndjson, json or csv (default: by content)")
+	f.StringVar(&o.mapping, "mapping", ingest.MappingNative, "how records become events: native or cloudtrail")
+	f.StringArrayVar(&o.set, "set", nil, "give every event this `COLUMN=VALUE` (repeatable)")
+	f.StringVar(&o.unknown, "unknown", "reject", "native keys that are no column: reject the record, or put them into details")
+	f.StringVar(&o.timeZone, "time-zone", "", "`ZONE` of native timestamps that name none (default: reject them)")
+	f.StringVar(&o.source, "source", "", "the source's `NAME` (default: its absolute path; needed for -)")
+	f.BoolVar(&o.create, "create-partitions", false, "make the partitions that events need, at most 48 hours ahead")
+	f.StringVar(&o.rejects, "rejects", "", "`FILE` to put bad records into")
+	f.Int64Var(&o.maxRejects, "max-rejects", 0, "stop after this many bad records (default: never with --rejects, else at the first)")
+	f.IntVar(&o.batchSize, "batch-size", ingest.DefaultBatchRows, "records a transaction")
+	f.IntVarP(&o.jobs, "jobs", "j", 1, "connections that copy at once")
+	o.maxFuture = durationFlag(f, "max-future", 48*time.Hour, "reject events further ahead than this (0: never)")
+	f.BoolVar(&o.readBack, "readback", false, "read every batch back before it commits (default: the first and one in 256)")
+	f.BoolVar(&o.dryRun, "dry-run", false, "parse and map everything, show the first events, change nothing")
+	return cmd
+}
+
+func (o *ingestOptions) check(command string, args []string) error {
+	switch {
+	case len(args) == 0:
+		return usage(command, "name files or folders, or - for standard input", "there is nothing to read")
+	case o.jobs < 1 || o.jobs > 64:
+		return usage(command, "", "--jobs must be from 1 to 64, not %d", o.jobs)
+	case o.batchSize < 1 || o.batchSize > 65536:
+		return usage(command, "", "--batch-size must be from 1 to 65536, not %d", o.batchSize)
+	case o.maxRejects < 0:
+		return usage(command, "", "--max-rejects must not be negative")
+	case o.unknown != "reject" && o.unknown != "details":
+		return usage(command, "", "--unknown must be reject or details, not %q", o.unknown)
+	case *o.maxFuture < 0:
+		return usage(command, "", "--max-future must not be negative")
+	}
+	switch o.format {
+	case "", ingest.FormatNDJSON, ingest.FormatJSON, ingest.FormatCSV:
+		return nil
+	}
+	return usage(command, "", "--format must be ndjson, json or csv, not %q", o.format)
+}
+
+func (o *ingestOptions) mappingOf() (ingest.Mapping, error) {
+	m, err := ingest.ParseMapping(o.mapping, o.set)
+	if err != nil {
+		return m, err
+	}
+	m.UnknownToDetails = o.unknown == "details"
+	if o.timeZone == "" {
+		return m, nil
+	}
+	if m.Local, err = time.LoadLocation(o.timeZone); err != nil || o.timeZone == "Local" {
+		return m, fault.New(fault.Usage, "use a name of the time zone database, such as Europe/Paris", "--time-zone: unknown zone %q", o.timeZone)
+	}
+	return m, nil
+}
+
+func runIngest(ctx context.Context, app *App, args []string, o ingestOptions) (err error) {
+	sources, err := ingest.Expand(args, o.source, app.In)
+	if err != nil {
+		return err
+	}
+	opts := ingest.Options{
+		Now: app.Now, Format: o.format, MaxAhead: *o.maxFuture, BatchRows: o.batchSize, Jobs: o.jobs, ReadBack: o.readBack,
+		Wait: app.Config.Wait, DryRun: o.dryRun, CreatePartitions: o.create, MaxBad: o.maxRejects,
+	}
+	if opts.Mapping, err = o.mappingOf(); err != nil {
+		return err
+	}
+	if opts.DB, err = app.Postgres(ctx, "ingest"); err != nil {
+		return err
+	}
+	if err := prepareTarget(ctx, app, o, &opts); err != nil {
+		return err
+	}
+	if o.rejects != "" && !o.dryRun {
+		if opts.Rejects, err = ingest.OpenRejects(o.rejects); err != nil {
+			return err
+		}
+		defer func() { _ = opts.Rejects.Close() }() // every line was synced
+	}
+	if o.rejects != "" && !o.limited {
+		opts.MaxBad = -1
+	}
+	if !o.dryRun {
+		if _, err := app.StartJob(ctx, opts.DB, "ingest", opts.Table.ManagedID); err != nil {
+			return err
+		}
+	}
+	return ingestAndReport(ctx, app, o, opts, sources)
+}
+
+// prepareTarget finds the table and opens what its rows need: the log, and what makes partitions.
+func prepareTarget(ctx context.Context, app *App, o ingestOptions, opts *ingest.Options) error {
+	ok, err := ingest.SchemaExists(ctx, opts.DB.Pool())
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return fault.New(fault.Config, "auditdb migrate up", "ingest: the database does not have auditdb's schema")
+	}
+	if opts.Table, err = partitions.Resolve(ctx, opts.DB, o.table); err != nil {
+		return err
+	}
+	if opts.Log, err = newLog(app); err != nil {
+		return err
+	}
+	if opts.Table.ManagedID != nil && !opts.Table.Integrity {
+		app.Warn("integrity is off for %s: nothing is logged, there will be no receipt", opts.Table)
+	}
+	if o.create && !o.dryRun {
+		opts.Creator, err = newCreator(app, opts.DB)
+	}
+	return err
+}
+
+func newCreator(app *App, db *postgres.DB) (*partitions.Creator, error) {
+	evidence, err := newLedger(app)
+	if err != nil {
+		return nil, err
+	}
+	return partitions.NewCreator(partitions.CreatorOptions{
+		DB: db, Ledger: evidence, Now: app.Now, LockTimeout: app.Config.LockTimeout, Wait: app.Config.Wait, Log: app.Log,
+	}), nil
+}
+
+func ingestAndReport(ctx context.Context, app *App, o ingestOptions, opts ingest.Options, sources []ingest.Source) error {
+	doc := ingestDoc{DryRun: o.dryRun, Sample: []map[string]any{}, Plan: plan.Plan{Action: "ingest", AsOf: app.Now()}}
+	progress := app.Progress("ingest", 0, output.Rows)
+	shown := rejectLog{app: app, file: o.rejects}
+	opts.OnProgress = func(records, _ int) { progress.Add(int64(records)) }
+	opts.OnReject = shown.add
+	opts.OnEvent = func(columns map[string]any) { doc.Sample = append(doc.Sample, columns) }
+	var err error
+	doc.Report, err = ingest.Run(ctx, opts, sources)
+	progress.Done()
+	shown.end()
+	for _, p := range doc.Created {
+		doc.Plan.Steps = append(doc.Plan.Steps, plan.Step{
+			Name: p.Name, SQL: "CREATE TABLE … (LIKE … INCLUDING ALL EXCLUDING IDENTITY);\nALTER TABLE … ATTACH PARTITION …", Reason: "events need it",
+		})
+	}
+	app.Summarize(map[string]any{
+		"sources": len(sources), "read": doc.Read, "skipped": doc.Skipped, "inserted": doc.Inserted, "duplicate": doc.Duplicate, "rejected": doc.Rejected,
+		"batches": doc.Batches, "bytes": doc.Bytes,
+	})
+	if err != nil && doc.Batches == 0 && doc.Skipped == 0 {
+		return err
+	}
+	if emitErr := app.Emit("ingest", doc, doc.table); emitErr != nil {
+		return emitErr
+	}
+	return err
+}
+
+// maxShown is how many rejected records are shown one by one.
+const maxShown = 20
+
+// rejectLog warns of rejected records.
+type rejectLog struct {
+	app  *App
+	file string
+	n    int
+}
+
+func (l *rejectLog) add(j ingest.Reject) {
+	if l.n++; l.n <= maxShown {
+		l.app.Warn("%s: record %d (byte %d) rejected: %s", j.Source, j.Record, j.Offset, j.Reason)
+	}
+}
+
+func (l *rejectLog) end() {
+	switch {
+	case l.n > maxShown && l.file != "":
+		l.app.Warn("%d records were rejected: all of them are in %s", l.n, l.file)
+	case l.n > maxShown:
+		l.app.Warn("%d records were rejected", l.n)
+	}
+}
+
+// maxSources is how many sources the table for people shows.
+const maxSources = 50
+
+func (d *ingestDoc) table(t *output.Table) {
+	if d.DryRun {
+		t.Line("Dry run: nothing was changed.")
+		t.Line("")
+	}
+	t.Header("source", "read", "skipped", "inserted", "duplicate", "rejected")
+	for i, s := range d.Sources {
+		if i == maxSources && len(d.Sources) > maxSources+1 {
+			break
+		}
+		t.Row(s.Name, s.Read, s.Skipped, s.Inserted, s.Duplicate, s.Rejected)
+	}
+	if n := len(d.Sources); n > 1 {
+		t.Row(countOf(n, "source"), d.Read, d.Skipped, d.Inserted, d.Duplicate, d.Rejected)
+	}
+	t.Line("%s in %s: %.0f a second", countOf(int(d.Inserted), "row"), output.HumanDuration(seconds(d.ElapsedSeconds)), d.RowsPerSecond)
+	for _, p := range d.Created {
+		t.Line("Partition %s: %s to %s", p.Name, p.From.Format(time.RFC3339), p.To.Format(time.RFC3339))
+	}
+	if d.Checkpoint != nil {
+		t.Line("")
+		t.Line("Receipt: the signed checkpoint that covers these rows. Keep it outside the database (verify-integrity --checkpoint).")
+		t.Line("")
+		for line := range strings.Lines(d.Checkpoint.Note) {
+			t.Line("%s", strings.TrimSuffix(line, "\n"))
+		}
+	}
+}
+
+func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

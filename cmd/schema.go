@@ -30,6 +30,7 @@ func documents() map[string]any {
 		migrateDocuments(),
 		integrityDocuments(),
 		verifyDocuments(),
+		ingestDocuments(),
 	} {
 		maps.Copy(all, some)
 	}

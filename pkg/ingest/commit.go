@@ -336,7 +336,7 @@ func (c *committer) sourceRow(ctx context.Context, tx pgx.Tx, s *source) (int64,
 	if id != 0 {
 		return id, nil
 	}
-	return insertSource(ctx, tx, c.run.opts.TableID, s.Name, &state)
+	return insertSource(ctx, tx, c.run.tableID, s.Name, &state)
 }
 
 // record appends the batch to the integrity log and notes its range, as the transaction's last step.
@@ -386,7 +386,7 @@ func (c *committer) lookUp(ctx context.Context, b *batch) (outcome, bool, error)
 	if err := lockRanges(ctx, tx, logLock); err != nil {
 		return outcome{}, false, err
 	}
-	rng, found, err := findRange(ctx, tx, c.run.opts.TableID, b.chunk.src.Name, b.chunk.first)
+	rng, found, err := findRange(ctx, tx, c.run.tableID, b.chunk.src.Name, b.chunk.first)
 	if err != nil || !found {
 		return outcome{}, false, err
 	}

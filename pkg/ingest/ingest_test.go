@@ -23,6 +23,7 @@ import (
 	"auditdb/pkg/audit"
 	"auditdb/pkg/ingest"
 	"auditdb/pkg/integrity"
+	"auditdb/pkg/partitions"
 )
 
 // bed is a migrated database with partitions, and what a run needs.
@@ -55,9 +56,8 @@ func openBed(t testing.TB, url string) *bed {
 
 func options(ctx context.Context, t testing.TB, db *postgres.DB, keys *integrity.Keys) ingest.Options {
 	t.Helper()
-	target := ingest.Target{Schema: "public", Name: "audit_log"}
-	var id int16
-	err := db.Pool().QueryRow(ctx, `SELECT 'public.audit_log'::regclass::oid, table_id FROM auditdb.managed_table WHERE table_name = 'audit_log'`).Scan(&target.OID, &id)
+	target := partitions.Table{Schema: "public", Name: "audit_log", Key: partitions.Key{Column: "timestamp", Kind: partitions.KeyTimestamptz}, Interval: partitions.Monthly, Location: time.UTC, Integrity: true, BlockIDs: true}
+	err := db.Pool().QueryRow(ctx, `SELECT 'public.audit_log'::regclass::oid, table_id FROM auditdb.managed_table WHERE table_name = 'audit_log'`).Scan(&target.OID, &target.ManagedID)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +66,7 @@ func options(ctx context.Context, t testing.TB, db *postgres.DB, keys *integrity
 		t.Fatal(err)
 	}
 	return ingest.Options{
-		DB: db, Table: target, TableID: id, Log: integrity.NewLog(keys), Now: time.Now, Mapping: mapping,
+		DB: db, Table: target, Log: integrity.NewLog(keys), Now: time.Now, Mapping: mapping,
 		MaxAhead: 48 * time.Hour, Wait: 20 * time.Second,
 	}
 }
@@ -497,7 +497,7 @@ func TestLockedSource(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)
 	path := write(t, "log", events(0, 10))
-	lock, err := b.db.Lock(t.Context(), fmt.Sprintf("ingest:%d:%s", b.opts.TableID, path), 0)
+	lock, err := b.db.Lock(t.Context(), fmt.Sprintf("ingest:%d:%s", *b.opts.Table.ManagedID, path), 0)
 	if err != nil {
 		t.Fatal(err)
 	}

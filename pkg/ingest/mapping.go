@@ -35,7 +35,7 @@ func ParseMapping(name string, settings []string) (Mapping, error) {
 	switch name {
 	case MappingNative, MappingCloudTrail:
 	default:
-		return m, fault.New(fault.Usage, "the mappings are native and cloudtrail", "unknown mapping %q", name)
+		return m, fault.New(fault.Usage, "the mappings are native and cloudtrail; mapping files are not supported yet", "unknown mapping %q", name)
 	}
 	for _, s := range settings {
 		if err := m.setColumn(s); err != nil {

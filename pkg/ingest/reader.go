@@ -9,6 +9,7 @@ import (
 	"io"
 
 	"auditdb/internal/fault"
+	"auditdb/internal/postgres"
 )
 
 // reading is one source being read.
@@ -27,8 +28,11 @@ func (r *run) readSource(ctx context.Context, s *source) error {
 		return err
 	}
 	defer r.release(ctx, s)
-	var err error
-	if s.state, err = loadSource(ctx, r.db.Pool(), r.opts.TableID, s.Name); err != nil {
+	err := postgres.Retry(ctx, r.retry(), func(ctx context.Context) (err error) {
+		s.state, err = loadSource(ctx, r.db.Pool(), r.tableID, s.Name)
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	if s.state.id != 0 && !bytes.Equal(s.state.mappingSum, r.mappingSum) {

@@ -1,6 +1,8 @@
 package ingest
 
 import (
+	"time"
+
 	"auditdb/pkg/integrity"
 )
 
@@ -27,10 +29,18 @@ type SourceReport struct {
 	Counts
 }
 
+// NewPartition is a partition that a run made.
+type NewPartition struct {
+	Name string    `json:"name"`
+	From time.Time `json:"from"`
+	To   time.Time `json:"to"`
+}
+
 // Report is the result of a run, also of one that ended early: what it says is committed.
 type Report struct {
 	Sources []SourceReport `json:"sources"`
 	Counts
+	Created        []NewPartition        `json:"created"` // partitions made, or in a dry run those that would be
 	Batches        int64                 `json:"batches"`
 	Bytes          int64                 `json:"bytes"`      // of the records read, decompressed
 	Checkpoint     *integrity.Checkpoint `json:"checkpoint"` // the receipt: covers everything inserted; null when nothing was, or integrity is off

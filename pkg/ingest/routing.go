@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"auditdb/internal/postgres"
 	"auditdb/pkg/audit"
 	"auditdb/pkg/integrity"
 	"auditdb/pkg/partitions"
@@ -61,7 +62,7 @@ func (r *run) reload(ctx context.Context) error {
 			c.leaves = append(c.leaves, l)
 		}
 	}
-	slices.SortFunc(c.leaves, func(a, b *leaf) int { return cmp.Compare(a.from, b.from) })
+	c.sort()
 	r.catalog.Store(c)
 	return nil
 }
@@ -89,15 +90,8 @@ func (r *run) seal(ctx context.Context, h *audit.Hasher, b *batch) error {
 	if err := b.seal(h, r.catalog.Load().find, recorded); err != nil {
 		return err
 	}
-	if len(b.outside) > 0 && r.opts.Create != nil {
-		times := make([]int64, len(b.outside))
-		for i, k := range b.outside {
-			times[i] = b.rows[k].micros
-		}
-		if err := r.opts.Create(ctx, times); err != nil {
-			return err
-		}
-		if err := r.reload(ctx); err != nil {
+	if len(b.outside) > 0 && r.opts.CreatePartitions {
+		if err := r.makeRoom(ctx, b); err != nil {
 			return err
 		}
 		if err := b.seal(h, r.catalog.Load().find, recorded); err != nil {
@@ -105,7 +99,7 @@ func (r *run) seal(ctx context.Context, h *audit.Hasher, b *batch) error {
 		}
 	}
 	b.entries = b.entries[:0]
-	if r.opts.Log == nil {
+	if r.opts.Log == nil || r.opts.DryRun {
 		return nil
 	}
 	for _, s := range b.shares {
@@ -117,4 +111,85 @@ func (r *run) seal(ctx context.Context, h *audit.Hasher, b *batch) error {
 		b.entries = append(b.entries, e)
 	}
 	return nil
+}
+
+// maxCreateAhead is how far ahead a row may lie for a partition to be made for it: a wrong clock must not make years of them.
+const maxCreateAhead = 48 * time.Hour
+
+// makeRoom makes the partitions that rows of the batch lack: the table's whole intervals, as far as they are free.
+func (r *run) makeRoom(ctx context.Context, b *batch) error {
+	var ranges []partitions.Bounds
+	latest := r.opts.Now().Add(maxCreateAhead)
+	for _, i := range b.outside { // in the order of time
+		at := audit.MicrosTime(b.rows[i].micros)
+		if at.After(latest) {
+			break
+		}
+		if n := len(ranges); n == 0 || !at.Before(ranges[n-1].To) {
+			ranges = append(ranges, r.opts.Table.IntervalOf(at))
+		}
+	}
+	if len(ranges) == 0 {
+		return nil
+	}
+	r.creating.Lock()
+	defer r.creating.Unlock()
+	if r.opts.DryRun {
+		r.pretend(ranges)
+		return nil
+	}
+	var created []partitions.Partition
+	err := postgres.Retry(ctx, r.retry(), func(ctx context.Context) (err error) { // what is there already is not made again
+		_, created, err = r.opts.Creator.Ensure(ctx, r.opts.Table, ranges)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("create partitions: %w", err)
+	}
+	r.mu.Lock()
+	for _, p := range created {
+		r.report.Created = append(r.report.Created, NewPartition{Name: p.Name, From: p.From, To: p.To})
+	}
+	r.mu.Unlock()
+	return postgres.Retry(ctx, r.retry(), r.reload)
+}
+
+// pretend adds to the catalog what a real run would make.
+func (r *run) pretend(ranges []partitions.Bounds) {
+	now := r.catalog.Load()
+	next := &catalog{leaves: slices.Clone(now.leaves)}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, b := range ranges {
+		for _, free := range now.free(audit.TimestampMicros(b.From), audit.TimestampMicros(b.To)) {
+			l := &leaf{from: free[0], to: free[1]}
+			next.leaves = append(next.leaves, l)
+			bounds := partitions.Bounds{From: audit.MicrosTime(l.from), To: audit.MicrosTime(l.to)}
+			r.report.Created = append(r.report.Created, NewPartition{Name: r.opts.Table.PartitionName(bounds), From: bounds.From, To: bounds.To})
+		}
+	}
+	next.sort()
+	r.catalog.Store(next)
+}
+
+// free returns what of [from, to) no partition takes.
+func (c *catalog) free(from, to int64) [][2]int64 {
+	var out [][2]int64
+	for _, l := range c.leaves {
+		if l.to <= from || l.from >= to {
+			continue
+		}
+		if l.from > from {
+			out = append(out, [2]int64{from, l.from})
+		}
+		from = l.to
+	}
+	if from < to {
+		out = append(out, [2]int64{from, to})
+	}
+	return out
+}
+
+func (c *catalog) sort() {
+	slices.SortFunc(c.leaves, func(a, b *leaf) int { return cmp.Compare(a.from, b.from) })
 }

@@ -16,6 +16,7 @@ import (
 	"auditdb/internal/postgres"
 	"auditdb/pkg/audit"
 	"auditdb/pkg/integrity"
+	"auditdb/pkg/partitions"
 )
 
 const (
@@ -26,19 +27,15 @@ const (
 	blocksAtOnce     = 4
 )
 
-// Target is the table that events go into.
-type Target struct {
-	OID          uint32
-	Schema, Name string
+// Creator makes partitions: a *partitions.Creator.
+type Creator interface {
+	Ensure(ctx context.Context, t partitions.Table, ranges []partitions.Bounds) (*partitions.Catalog, []partitions.Partition, error)
 }
-
-func (t Target) ident() string { return pgx.Identifier{t.Schema, t.Name}.Sanitize() }
 
 // Options say what a run does. DB, Table, Now and Mapping are required.
 type Options struct {
 	DB       *postgres.DB
-	Table    Target
-	TableID  int16
+	Table    partitions.Table
 	Log      *integrity.Log // nil only where the table's integrity is off
 	Now      func() time.Time
 	Mapping  Mapping
@@ -53,8 +50,9 @@ type Options struct {
 	Wait      time.Duration // for locks, and for a server that is away
 	DryRun    bool          // parse and map only
 
-	// Create makes the partitions for times (microseconds since 2000-01-01, one of each gap) that no partition takes; nil rejects them.
-	Create func(ctx context.Context, times []int64) error
+	// CreatePartitions makes partitions for rows that none takes, by Creator (which a dry run does not need); else such rows are rejected.
+	CreatePartitions bool
+	Creator          Creator
 
 	OnReject   func(Reject)                 // told of each record not taken, after its batch was committed; may be nil
 	OnProgress func(records, bytes int)     // told of each batch; may be nil
@@ -67,6 +65,7 @@ type run struct {
 	db         *postgres.DB
 	fixed      *fixed
 	mappingSum []byte
+	tableID    int16
 	table      *integrity.Table
 	ident      string // the table's quoted name
 	seed       maphash.Seed
@@ -78,6 +77,8 @@ type run struct {
 
 	catalog   atomic.Pointer[catalog]
 	loading   sync.Mutex
+	creating  sync.Mutex
+	telling   sync.Mutex  // calls to Options.On…
 	lookFirst atomic.Bool // the last batch had events that were there already
 	number    atomic.Int64
 
@@ -98,7 +99,7 @@ func Run(ctx context.Context, o Options, sources []Source) (Report, error) {
 	start := o.Now()
 	all := make([]*source, len(sources))
 	for i, s := range sources {
-		all[i] = &source{Source: s, lockName: fmt.Sprintf("ingest:%d:%s", o.TableID, s.Name), report: SourceReport{Name: s.Name}}
+		all[i] = &source{Source: s, lockName: fmt.Sprintf("ingest:%d:%s", r.tableID, s.Name), report: SourceReport{Name: s.Name}}
 	}
 	err = r.work(ctx, all)
 	rep := r.finalReport(all)
@@ -115,7 +116,11 @@ func newRun(ctx context.Context, o Options) (*run, error) {
 	}
 	o.BatchRows = min(o.BatchRows, audit.MaxSet)
 	o.Jobs = max(o.Jobs, 1)
-	settings, err := loadSettings(ctx, o.DB.Pool(), o.TableID)
+	if o.Table.ManagedID == nil {
+		return nil, fault.New(fault.Usage, "ingest writes to managed tables: auditdb partition list shows them", "table %s is not managed by auditdb", o.Table)
+	}
+	tableID := *o.Table.ManagedID
+	settings, err := loadSettings(ctx, o.DB.Pool(), tableID)
 	if err != nil {
 		return nil, err
 	}
@@ -123,19 +128,19 @@ func newRun(ctx context.Context, o Options) (*run, error) {
 	case settings.encoding != "UTF8":
 		return nil, fault.New(fault.Usage, "auditdb needs a database with encoding UTF8", "the database's encoding is %s", settings.encoding)
 	case !settings.blockIDs:
-		return nil, fault.New(fault.Usage, "insert its rows with SQL and seal them: auditdb integrity seal", "table %s has no room for block ids (its id is an integer): it cannot be ingested into", o.Table.ident())
+		return nil, fault.New(fault.Usage, "insert its rows with SQL and seal them: auditdb integrity seal", "table %s has no room for block ids (its id is an integer): it cannot be ingested into", o.Table)
 	case settings.integrity && o.Log == nil && !o.DryRun:
-		return nil, fault.New(fault.Config, "make one with auditdb integrity keygen -f FILE and set integrity.key_file", "ingest needs the integrity key: %s has integrity on", o.Table.ident())
+		return nil, fault.New(fault.Config, "make one with auditdb integrity keygen -f FILE and set integrity.key_file", "ingest needs the integrity key: %s has integrity on", o.Table)
 	}
 	if err := checkColumns(ctx, o.DB.Pool(), o.Table.OID); err != nil {
-		return nil, fmt.Errorf("%s: %w", o.Table.ident(), err)
+		return nil, fmt.Errorf("%s: %w", o.Table.String(), err)
 	}
 	if !settings.integrity {
 		o.Log = nil
 	}
 	r := &run{
-		opts: o, db: o.DB, mappingSum: o.Mapping.digest(), ident: o.Table.ident(), seed: maphash.MakeSeed(),
-		table:  &integrity.Table{ID: o.TableID, OID: o.Table.OID, Schema: o.Table.Schema, Name: o.Table.Name, KeyColumn: colTimestamp.name(), Format: audit.AuditLog()},
+		opts: o, db: o.DB, mappingSum: o.Mapping.digest(), tableID: tableID, ident: o.Table.Ident(), seed: maphash.MakeSeed(),
+		table:  &integrity.Table{ID: tableID, OID: o.Table.OID, Schema: o.Table.Schema, Name: o.Table.Name, KeyColumn: colTimestamp.name(), Format: audit.AuditLog()},
 		chunks: make(chan *chunk, 2*o.Jobs+1), batches: make(chan *batch, 2*o.Jobs), read: make(chan *chunk), ready: make(chan *batch),
 	}
 	r.fixed = &fixed{set: o.Mapping.set, latency: o.Mapping.latency, maxAhead: o.MaxAhead}
@@ -380,6 +385,8 @@ func (r *run) done(b *batch, n Counts, checkpoint *integrity.Checkpoint, rejects
 		r.report.Checkpoint = checkpoint
 	}
 	r.mu.Unlock()
+	r.telling.Lock()
+	defer r.telling.Unlock()
 	if r.opts.OnReject != nil {
 		for _, j := range rejects {
 			r.opts.OnReject(j)
