@@ -1,0 +1,146 @@
+package doctor
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+)
+
+const (
+	// Objects are looked up in the catalogs: to_regclass fails where USAGE on the schema is missing.
+	rightsSQL = `
+SELECT c.oid IS NOT NULL,
+  CASE WHEN c.oid IS NULL THEN false
+       WHEN c.relkind = 'S' THEN pg_catalog.has_sequence_privilege(c.oid, w.privilege)
+       WHEN w.col <> '' THEN EXISTS (SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attname = w.col AND NOT a.attisdropped AND pg_catalog.has_column_privilege(c.oid, a.attnum, w.privilege))
+       ELSE pg_catalog.has_table_privilege(c.oid, w.privilege) END
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS w(schema, name, privilege, col, i)
+  LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = w.schema LEFT JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = w.name
+ORDER BY w.i`
+
+	schemaSQL = `SELECT coalesce((SELECT pg_catalog.has_schema_privilege(oid, 'USAGE') FROM pg_catalog.pg_namespace WHERE nspname = 'auditdb'), false),
+  EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'auditdb'),
+  coalesce((SELECT pg_catalog.has_table_privilege(c.oid, 'SELECT') FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+            WHERE n.nspname = 'auditdb' AND c.relname = 'managed_table'), false)`
+
+	managedSQL = `SELECT schema_name, table_name, integrity = 'on' FROM auditdb.managed_table ORDER BY schema_name, table_name`
+
+	tableSQL = `
+SELECT c.relkind = 'p', pg_catalog.pg_get_userbyid(c.relowner)::text,
+  CASE WHEN pg_catalog.current_setting('server_version_num')::int >= 160000 THEN pg_catalog.pg_has_role(c.relowner, 'SET') ELSE pg_catalog.pg_has_role(c.relowner, 'MEMBER') END,
+  pg_catalog.has_schema_privilege(c.relowner, n.oid, 'CREATE'), pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
+  pg_catalog.has_table_privilege(c.oid, 'SELECT'),
+  ARRAY(SELECT pg_catalog.quote_ident(ln.nspname) || '.' || pg_catalog.quote_ident(l.relname) FROM pg_catalog.pg_partition_tree(c.oid) t
+        JOIN pg_catalog.pg_class l ON l.oid = t.relid JOIN pg_catalog.pg_namespace ln ON ln.oid = l.relnamespace
+        WHERE t.isleaf AND t.relid <> c.oid AND NOT pg_catalog.has_table_privilege(t.relid, 'INSERT') ORDER BY 1),
+  ARRAY(SELECT pg_catalog.quote_ident(ln.nspname) || '.' || pg_catalog.quote_ident(l.relname) FROM pg_catalog.pg_partition_tree(c.oid) t
+        JOIN pg_catalog.pg_class l ON l.oid = t.relid JOIN pg_catalog.pg_namespace ln ON ln.oid = l.relnamespace
+        WHERE t.isleaf AND t.relid <> c.oid AND NOT pg_catalog.has_table_privilege(t.relid, 'SELECT') ORDER BY 1),
+  (SELECT count(*) + (SELECT count(*) FROM pg_catalog.pg_index i WHERE i.indrelid IN (SELECT relid FROM pg_catalog.pg_partition_tree(c.oid)))
+   FROM pg_catalog.pg_partition_tree(c.oid))
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2`
+
+	settingsSQL = `
+SELECT pg_catalog.current_setting('fsync') = 'on', pg_catalog.current_setting('max_prepared_transactions')::int, current_user::text, pg_catalog.current_setting('server_version_num')::int >= 160000`
+	setPathSQL  = `SELECT pg_catalog.set_config('search_path', $1, true)`
+	resolveSQL  = `SELECT coalesce((SELECT n.nspname || '.' || c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = pg_catalog.to_regclass('audit_log')), '')`
+	clockSQL    = `SELECT (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::bigint`
+	logBegunSQL = `SELECT EXISTS (SELECT FROM auditdb.log)`
+)
+
+// right is one privilege on one object.
+type right struct {
+	schema, name, privilege, column string
+}
+
+type granted struct{ exists, has bool }
+
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// loadRights says for each right whether the object exists and the connected role has it.
+func loadRights(ctx context.Context, q querier, rights []right) ([]granted, error) {
+	columns := [4][]string{}
+	for _, r := range rights {
+		for i, v := range []string{r.schema, r.name, r.privilege, r.column} {
+			columns[i] = append(columns[i], v)
+		}
+	}
+	rows, err := q.Query(ctx, rightsSQL, columns[0], columns[1], columns[2], columns[3])
+	if err != nil {
+		return nil, fmt.Errorf("look up rights: %w", err)
+	}
+	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (g granted, err error) {
+		err = row.Scan(&g.exists, &g.has)
+		return g, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look up rights: %w", err)
+	}
+	return list, nil
+}
+
+// table is a managed table, or public.audit_log where nothing is known of managed ones.
+type table struct {
+	schema, name string
+	integrity    bool
+	partitioned  bool
+	owner        string
+	actsAsOwner  bool     // SET ROLE to the owner is allowed
+	ownerCreates bool     // the owner may create in the table's schema
+	usage        bool     // on the table's schema
+	selects      bool     // from the table as a whole
+	noInsert     []string // leaf partitions without the right to INSERT
+	noSelect     []string
+	relations    int // partitions and their indexes, the parents' included
+}
+
+// String is for people, sql for statements.
+func (t table) String() string { return t.schema + "." + t.name }
+
+func (t table) sql() string { return pgx.Identifier{t.schema, t.name}.Sanitize() }
+
+// schemaState says what can be seen of schema auditdb.
+type schemaState struct{ usage, exists, readable bool }
+
+func loadSchema(ctx context.Context, q querier) (s schemaState, err error) {
+	if err := q.QueryRow(ctx, schemaSQL).Scan(&s.usage, &s.exists, &s.readable); err != nil {
+		return s, fmt.Errorf("look for schema auditdb: %w", err)
+	}
+	return s, nil
+}
+
+func loadTables(ctx context.Context, q querier, s schemaState) ([]table, error) {
+	tables := []table{{schema: "public", name: "audit_log", integrity: true}}
+	if s.usage && s.readable {
+		rows, err := q.Query(ctx, managedSQL)
+		if err != nil {
+			return nil, fmt.Errorf("list managed tables: %w", err)
+		}
+		if tables, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (t table, err error) {
+			err = row.Scan(&t.schema, &t.name, &t.integrity)
+			return t, err
+		}); err != nil {
+			return nil, fmt.Errorf("list managed tables: %w", err)
+		}
+	}
+	var found []table
+	for _, t := range tables {
+		rows, err := q.Query(ctx, tableSQL, t.schema, t.name)
+		if err != nil {
+			return nil, fmt.Errorf("look at table %s: %w", t, err)
+		}
+		some, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (table, error) {
+			err := row.Scan(&t.partitioned, &t.owner, &t.actsAsOwner, &t.ownerCreates, &t.usage, &t.selects, &t.noInsert, &t.noSelect, &t.relations)
+			return t, err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("look at table %s: %w", t, err)
+		}
+		found = append(found, some...)
+	}
+	return found, nil
+}
