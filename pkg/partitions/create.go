@@ -1,0 +1,235 @@
+package partitions
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"auditdb/internal/fault"
+	"auditdb/pkg/plan"
+)
+
+const (
+	batchSize = 50 // partitions made in one transaction
+
+	// DefaultMoveRows is how many rows are moved out of a default partition for one range, since they are moved in one transaction that
+	// keeps others out of it.
+	DefaultMoveRows = 200_000
+
+	rangeCheck = "auditdb_attach_range" // lets ATTACH skip its scan; dropped afterwards
+	emptyCheck = "auditdb_adopt_empty"
+)
+
+// CreateOptions say which partitions to make. All times are key values.
+type CreateOptions struct {
+	From, To      time.Time // exactly this range, widened to whole intervals; zero: around now
+	Ranges        []Bounds  // instead: the intervals that these touch
+	Ahead, Behind int       // around now
+	AllowPruned   bool      // also ranges that were pruned
+	MoveRowLimit  int64     // most rows to move out of the default partition for one range; 0: DefaultMoveRows
+}
+
+// Draft is what a create would do to one table, and what it read to find out.
+type Draft struct {
+	Table    Table
+	Catalog  *Catalog
+	Plan     plan.Plan
+	Existing []Partition // those that hold values of the ranges asked for
+	Refused  []error     // ranges that cannot be made now, while others can
+	creates  []createOp
+	limit    int64 // rows to move
+}
+
+// Moves is the number of rows that leave the default partition.
+func (d *Draft) Moves() (rows int64) {
+	for _, op := range d.creates {
+		rows += op.rows
+	}
+	return rows
+}
+
+// Creates lists the partitions that the plan makes.
+func (d *Draft) Creates() []Partition {
+	out := make([]Partition, len(d.creates))
+	for i, op := range d.creates {
+		out[i] = op.part
+	}
+	return out
+}
+
+// createOp is what the executor needs of a step.
+type createOp struct {
+	part Partition
+	move bool  // rows may have to leave the default partition
+	rows int64 // how many there were when the plan was made
+}
+
+// situation is what planning a create needs to know besides the ranges.
+type situation struct {
+	facts
+	taken     map[string]namesake
+	byDefault *Partition
+	rows      []int64 // of the default partition, in each missing range
+	limit     int64
+}
+
+// candidates lists the names that new partitions could get.
+func candidates(t Table, missing []Bounds) []string {
+	names := make([]string, 0, 2*len(missing))
+	for _, b := range missing {
+		names = append(names, t.PartitionName(b), t.altName(b))
+	}
+	return names
+}
+
+// planCreate turns missing ranges into steps. It is pure.
+func planCreate(t Table, missing []Bounds, s situation, now time.Time) (plan.Plan, []createOp, []error) {
+	p := plan.Plan{Action: "partition.create " + t.String(), AsOf: now, KeepGoing: s.byDefault != nil}
+	if s.missingGrants {
+		p.Skipped = append(p.Skipped, plan.Skip{Name: t.String(), Reason: "grants of the other partitions are not taken over: a grant on a partition bypasses the table's row security"})
+	}
+	var ops []createOp
+	var refused []error
+	used := map[string]bool{}
+	refuse := func(b Bounds, err error) {
+		p.Skipped = append(p.Skipped, plan.Skip{Name: t.String() + " " + b.Text(), Reason: err.Error()})
+		refused = append(refused, err)
+	}
+	for i, b := range missing {
+		op := createOp{part: Partition{Schema: t.Schema, Bounds: b, State: Attached, Kind: 'r', Owner: t.Owner}}
+		adopt := false
+		var err error
+		if op.part.Name, adopt, err = s.pickName(t, b, used); err != nil {
+			refuse(b, err)
+			continue
+		}
+		if s.byDefault != nil {
+			op.rows = s.rows[i]
+			if err := s.refuseMove(t, b, op.rows); err != nil {
+				refuse(b, err)
+				continue
+			}
+			op.move = len(s.moveTriggers) == 0 && len(s.incoming) == 0
+		}
+		used[op.part.Name] = true
+		step := plan.Step{Name: op.part.String(), SQL: s.createSQL(t, op, adopt), Reason: s.createReason(op, adopt), Op: op}
+		if s.byDefault == nil && len(s.incoming) == 0 && !s.foreignKeys {
+			step.Group = "batch " + strconv.Itoa(len(ops)/batchSize)
+		}
+		p.Steps, ops = append(p.Steps, step), append(ops, op)
+	}
+	return p, ops, refused
+}
+
+// pickName returns the first name that is free, or belongs to a leftover that can be adopted.
+func (s situation) pickName(t Table, b Bounds, used map[string]bool) (name string, adopt bool, err error) {
+	first := t.PartitionName(b)
+	for _, name := range []string{first, t.altName(b)} {
+		other, taken := s.taken[name]
+		if !used[name] && (!taken || other.Adopt) {
+			return name, taken, nil
+		}
+	}
+	return "", false, fault.New(fault.Data, "rename the other object", "partition for %s: the name %s belongs to another object", b.Text(), displayName(t.Schema, first))
+}
+
+// refuseMove says why rows of the default partition cannot be moved for b.
+func (s situation) refuseMove(t Table, b Bounds, rows int64) error {
+	def := *s.byDefault
+	what := fmt.Sprintf("partition for %s: %d rows of it are in the default partition %s", b.Text(), rows, def)
+	switch {
+	case def.Kind != 'r':
+		reason, _ := def.Writable()
+		return fault.New(fault.Refused, "", "partition for %s: the default partition %s cannot give up rows: %s", b.Text(), def, reason)
+	case rows == 0:
+		return nil
+	case len(s.incoming) > 0:
+		return fault.New(fault.Refused, "", "%s, which foreign key %s refers to", what, s.incoming[0])
+	case len(s.moveTriggers) > 0:
+		return fault.New(fault.Refused, "disable the trigger while rows are moved", "%s, whose trigger %s would fire", what, s.moveTriggers[0])
+	case rows > s.limit:
+		return fault.New(fault.Refused, "make shorter partitions for that range: --interval with --from and --to", "%s, more than the %d that are moved in one transaction", what, s.limit)
+	}
+	return nil
+}
+
+func (s situation) createReason(op createOp, adopt bool) string {
+	what := "new partition"
+	if adopt {
+		what = "empty table left by a run that was interrupted"
+	}
+	locks := "locks: ACCESS SHARE, then SHARE UPDATE EXCLUSIVE on the table (readers and writers go on)"
+	if s.byDefault != nil {
+		locks = "locks: SHARE UPDATE EXCLUSIVE on the table, ACCESS EXCLUSIVE on the default partition"
+		if op.rows > 0 {
+			what += fmt.Sprintf(", takes %d rows from the default partition", op.rows)
+		}
+	}
+	return what + "; " + locks
+}
+
+// createSQL makes the statements for one partition; they run in one transaction, as the table's owner.
+func (s situation) createSQL(t Table, op createOp, adopt bool) string {
+	child, parent := op.part.Ident(), t.Ident()
+	check := fmt.Sprintf("CONSTRAINT %s CHECK (%s)", rangeCheck, t.Key.within(op.part.Bounds))
+	var sql []string
+	if s.user != t.Owner {
+		sql = append(sql, "SET LOCAL ROLE "+pgx.Identifier{t.Owner}.Sanitize())
+	}
+	if s.byDefault != nil {
+		sql = append(sql, "LOCK TABLE ONLY "+parent+" IN SHARE UPDATE EXCLUSIVE MODE", "LOCK TABLE ONLY "+s.byDefault.Ident()+" IN ACCESS EXCLUSIVE MODE")
+	}
+	if adopt {
+		sql = append(sql,
+			fmt.Sprintf("ALTER TABLE %s DROP CONSTRAINT IF EXISTS %s, DROP CONSTRAINT IF EXISTS %s", child, rangeCheck, emptyCheck),
+			fmt.Sprintf("ALTER TABLE %s ADD CONSTRAINT %s CHECK (false)", child, emptyCheck),
+			fmt.Sprintf("ALTER TABLE %s DROP CONSTRAINT %s, ADD %s", child, emptyCheck, check))
+	} else {
+		create := fmt.Sprintf("CREATE TABLE %s (LIKE %s INCLUDING ALL EXCLUDING IDENTITY, %s)", child, parent, check)
+		sql = append(sql, strings.Join(append([]string{create}, s.storage...), " "))
+	}
+	if op.move {
+		sql = append(sql, s.moveSQL(t, op)...)
+	}
+	sql = append(sql,
+		fmt.Sprintf("ALTER TABLE %s ATTACH PARTITION %s %s", parent, child, t.Key.forValues(op.part.Bounds)),
+		fmt.Sprintf("ALTER TABLE %s %s", child, strings.Join(append([]string{"DROP CONSTRAINT " + rangeCheck}, s.after...), ", ")))
+	if s.replicaIndex != 0 {
+		sql = append(sql, replicaSQL(op.part, s.replicaIndex))
+	}
+	for _, g := range s.guards {
+		sql = append(sql, fmt.Sprintf("CREATE TRIGGER %s BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION auditdb.guard()", pgx.Identifier{g}.Sanitize(), child))
+	}
+	for _, g := range s.grants {
+		sql = append(sql, "GRANT "+fmt.Sprintf(g, child))
+	}
+	return strings.Join(sql, ";\n")
+}
+
+// moveSQL moves the range's rows out of the default partition, which is locked by then.
+func (s situation) moveSQL(t Table, op createOp) []string {
+	columns := make([]string, len(s.columns))
+	for i, c := range s.columns {
+		columns[i] = pgx.Identifier{c}.Sanitize()
+	}
+	list := strings.Join(columns, ", ")
+	return []string{
+		"SET LOCAL auditdb.purpose = 'move'",
+		fmt.Sprintf("WITH moved AS (DELETE FROM ONLY %s WHERE %s RETURNING %s) INSERT INTO %s (%s) SELECT %s FROM moved",
+			s.byDefault.Ident(), t.Key.within(op.part.Bounds), list, op.part.Ident(), list, list),
+		"SET LOCAL auditdb.purpose = ''",
+	}
+}
+
+// replicaSQL makes the partition's own index of a table's index the replica identity; its name is not known before ATTACH.
+func replicaSQL(p Partition, index uint32) string {
+	body := fmt.Sprintf(`DECLARE i name; BEGIN
+  SELECT c.relname INTO STRICT i FROM pg_catalog.pg_inherits h JOIN pg_catalog.pg_index x ON x.indexrelid = h.inhrelid JOIN pg_catalog.pg_class c ON c.oid = h.inhrelid
+    WHERE h.inhparent = %d AND x.indrelid = %s::pg_catalog.regclass;
+  EXECUTE pg_catalog.format('ALTER TABLE %%s REPLICA IDENTITY USING INDEX %%I', %s, i);
+END`, index, quoteText(p.Ident()), quoteText(p.Ident()))
+	return "DO " + quoteText(body)
+}

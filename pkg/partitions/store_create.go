@@ -1,0 +1,195 @@
+package partitions
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"auditdb/internal/fault"
+	"auditdb/internal/postgres"
+	"auditdb/pkg/plan"
+)
+
+const (
+	// ledgerPatience bounds waiting for the integrity log's lock where only new or detached tables are locked, which nobody waits for.
+	ledgerPatience = 10 * time.Second
+
+	resetRoleSQL = `RESET ROLE`
+	madeSQL      = `
+SELECT c.relname::text, c.oid, coalesce((SELECT h.inhparent FROM pg_inherits h WHERE h.inhrelid = c.oid), 0), coalesce(pg_get_expr(c.relpartbound, 0), '')
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = ANY ($2)`
+)
+
+// Created is a partition that was made, and how many rows it took from the default partition.
+type Created struct {
+	Partition
+	Moved int64
+}
+
+// ApplyCreate carries a draft out, under the table's lock. It returns what was made also when an error comes back.
+func (w *Worker) ApplyCreate(ctx context.Context, d *Draft, onDone func(plan.Result)) ([]Created, error) {
+	ex := &creating{w: w, d: d}
+	_, err := plan.Apply(ctx, ex, d.Plan, onDone)
+	return ex.made, errors.Join(append([]error{err}, d.Refused...)...)
+}
+
+// creating executes a draft's steps.
+type creating struct {
+	w    *Worker
+	d    *Draft
+	made []Created
+}
+
+// Execute makes the partitions of a group in one transaction.
+func (c *creating) Execute(ctx context.Context, group []plan.Step) error {
+	ops := make([]createOp, len(group))
+	sql := make([]string, len(group))
+	for i, s := range group {
+		op, ok := s.Op.(createOp)
+		if !ok {
+			return fault.New(fault.Internal, "", "step %s is not one of partition create", s.Name)
+		}
+		ops[i], sql[i] = op, s.SQL
+	}
+	what := "create partition " + group[0].Name
+	if len(group) > 1 {
+		what = fmt.Sprintf("create %d partitions from %s on", len(group), group[0].Name)
+	}
+	var made []Created
+	err := c.w.o.DB.DDL(ctx, postgres.DDLOptions{LockTimeout: c.w.o.LockTimeout, Wait: c.w.o.Wait, What: what}, func(tx pgx.Tx) (err error) {
+		made, err = c.make(ctx, tx, ops, strings.Join(sql, ";\n"))
+		return err
+	})
+	if err != nil {
+		return c.explain(what, err)
+	}
+	c.made = append(c.made, made...)
+	return nil
+}
+
+func (c *creating) make(ctx context.Context, tx pgx.Tx, ops []createOp, sql string) ([]Created, error) {
+	results, err := tx.Conn().PgConn().Exec(ctx, sql).ReadAll()
+	if err != nil {
+		return nil, err
+	}
+	made := make([]Created, len(ops))
+	for i, op := range ops {
+		made[i] = Created{Partition: op.part}
+	}
+	if len(ops) == 1 {
+		for _, r := range results {
+			if r.CommandTag.Insert() {
+				made[0].Moved += r.CommandTag.RowsAffected()
+			}
+		}
+	}
+	if err := c.refuseMany(made[0]); err != nil {
+		return nil, err
+	}
+	if err := c.check(ctx, tx, made); err != nil {
+		return nil, err
+	}
+	return made, c.record(ctx, tx, made)
+}
+
+// refuseMany takes back a move of more rows than there were when it was planned and than are allowed.
+func (c *creating) refuseMany(m Created) error {
+	if m.Moved <= max(c.d.limit, 1) {
+		return nil
+	}
+	return fault.New(fault.Refused, "make shorter partitions for that range: --interval with --from and --to",
+		"partition %s: %d rows of it are in the default partition, more than the %d that are moved in one transaction", m.Partition, m.Moved, c.d.limit)
+}
+
+// check makes sure that the names mean the partitions that were planned, and fills in their oids.
+func (c *creating) check(ctx context.Context, tx pgx.Tx, made []Created) error {
+	names := make([]string, len(made))
+	at := map[string]int{}
+	for i, m := range made {
+		names[i], at[m.Name] = m.Name, i
+	}
+	rows, err := tx.Query(ctx, madeSQL, c.d.Table.Schema, names)
+	if err != nil {
+		return err
+	}
+	var name, expr string
+	var oid, parent uint32
+	right := 0
+	if _, err := pgx.ForEachRow(rows, []any{&name, &oid, &parent, &expr}, func() error {
+		b, isDefault, err := ParseBounds(expr)
+		i, ok := at[name]
+		if err != nil || !ok || isDefault || parent != c.d.Table.OID || !b.Equal(made[i].Bounds) {
+			return fault.New(fault.Internal, "", "partition %s is not what was made: parent %d, bounds %s", displayName(c.d.Table.Schema, name), parent, expr)
+		}
+		made[i].OID = oid
+		right++
+		return nil
+	}); err != nil {
+		return err
+	}
+	if right != len(made) {
+		return fault.New(fault.Internal, "", "%d of %d new partitions of %s cannot be found", len(made)-right, len(made), c.d.Table)
+	}
+	return nil
+}
+
+// record tells the ledger, as the role that connected, at the end of the transaction.
+func (c *creating) record(ctx context.Context, tx pgx.Tx, made []Created) error {
+	if c.w.o.Ledger == nil {
+		return nil
+	}
+	var events []Event
+	for _, m := range made {
+		events = append(events, Event{Kind: EventAttached, Name: m.Name, Bounds: m.Bounds})
+		if m.Moved > 0 {
+			events = append(events, Event{Kind: EventMoved, Name: c.d.Catalog.Default().Name, Default: true, Rows: m.Moved, To: m.Name, ToBounds: m.Bounds})
+		}
+	}
+	patience := ledgerPatience
+	if c.d.Catalog.Default() != nil {
+		patience = 0
+	}
+	return c.w.record(ctx, tx, c.d.Table, events, patience)
+}
+
+// record writes events as the last thing in tx. patience 0 leaves the transaction's lock_timeout as it is.
+func (w *Worker) record(ctx context.Context, tx pgx.Tx, t Table, events []Event, patience time.Duration) error {
+	if w.o.Ledger == nil {
+		return nil
+	}
+	if _, err := tx.Exec(ctx, resetRoleSQL); err != nil {
+		return err
+	}
+	if patience > 0 {
+		if err := postgres.SetLockTimeout(ctx, tx, patience); err != nil {
+			return err
+		}
+	}
+	return w.o.Ledger.Record(ctx, tx, t, events)
+}
+
+func (c *creating) explain(what string, err error) error {
+	return c.w.explain(c.d.Table, what, err)
+}
+
+// explain adds what was being done, and for a missing right what to grant.
+func (w *Worker) explain(t Table, what string, err error) error {
+	var pg *pgconn.PgError
+	if fault.ClassOf(err) == "" && errors.As(err, &pg) && pg.Code == postgres.InsufficientPrivilege {
+		owner := pgx.Identifier{t.Owner}.Sanitize()
+		hint := fmt.Sprintf("the owner of %s needs rights: GRANT USAGE, CREATE ON SCHEMA %s TO %s", t, pgx.Identifier{t.Schema}.Sanitize(), owner)
+		if strings.Contains(pg.Message, "role") || strings.Contains(pg.Message, "owner") {
+			hint = fmt.Sprintf("partitions belong to the owner of %s: GRANT %s TO the user that connects", t, owner)
+		}
+		return fault.New(fault.Permission, hint, "%s: %w", what, err)
+	}
+	if fault.ClassOf(err) != "" && strings.Contains(err.Error(), what) {
+		return err
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}

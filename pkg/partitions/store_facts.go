@@ -1,0 +1,262 @@
+package partitions
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// The roles that get rights on the leaves of a table with integrity on.
+const (
+	ingestRole   = "auditdb_ingest"
+	verifierRole = "auditdb_verifier"
+)
+
+// facts is what a new partition takes from its table and from the newest of its siblings.
+type facts struct {
+	user          string // who is connected
+	rowSecurity   bool
+	storage       []string // clauses of CREATE TABLE: USING, WITH, TABLESPACE
+	after         []string // ALTER TABLE … actions for columns and replica identity, after ATTACH
+	replicaIndex  uint32   // the table's own index that is the replica identity; 0: none
+	grants        []string // "SELECT ON TABLE %s TO role"
+	guards        []string // names of the triggers that refuse TRUNCATE
+	incoming      []string // foreign keys of other tables on this one
+	foreignKeys   bool     // the table has some of its own
+	columns       []string // those that can be inserted
+	moveTriggers  []string // row triggers but the guard that would fire when rows move out of the default partition
+	missingGrants bool     // siblings have grants that were not taken over, because of row security
+}
+
+const (
+	factsSQL = `
+SELECT current_user::text, c.relrowsecurity OR c.relforcerowsecurity, c.relreplident::text,
+  coalesce((SELECT indexrelid FROM pg_index WHERE indrelid = c.oid AND indisreplident), 0),
+  EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'f'),
+  ARRAY(SELECT quote_ident(k.conname) || ' of ' || k.conrelid::regclass FROM pg_constraint k WHERE k.confrelid = c.oid AND k.contype = 'f' AND k.conparentid = 0 ORDER BY 1),
+  ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum),
+  ARRAY(SELECT t.tgname::text FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
+    WHERE t.tgrelid = c.oid AND t.tgtype & 32 <> 0 AND NOT t.tgisinternal AND t.tgenabled <> 'D' AND p.proname = 'guard' AND n.nspname = 'auditdb' ORDER BY 1),
+  coalesce((SELECT spcname::text FROM pg_tablespace WHERE oid = c.reltablespace), ''),
+  ARRAY(SELECT r.rolname::text FROM pg_roles r WHERE r.rolname IN ('auditdb_ingest', 'auditdb_verifier'))
+FROM pg_class c WHERE c.oid = $1`
+	siblingSQL = `
+SELECT coalesce(c.reloptions, '{}'), coalesce((SELECT t.reloptions FROM pg_class t WHERE t.oid = c.reltoastrelid), '{}'),
+  coalesce((SELECT spcname::text FROM pg_tablespace WHERE oid = c.reltablespace), ''),
+  coalesce((SELECT amname::text FROM pg_am WHERE oid = c.relam AND amname <> current_setting('default_table_access_method')), ''),
+  c.relreplident::text, coalesce((SELECT h.inhparent FROM pg_index x JOIN pg_inherits h ON h.inhrelid = x.indexrelid WHERE x.indrelid = c.oid AND x.indisreplident), 0)
+FROM pg_class c WHERE c.oid = $1`
+	columnSettingsSQL = `
+SELECT a.attname, coalesce(a.attstattarget, -1)::int, coalesce(a.attoptions, '{}') FROM pg_attribute a
+WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND (coalesce(a.attstattarget, -1) >= 0 OR a.attoptions IS NOT NULL) ORDER BY a.attnum`
+	grantsSQL = `
+SELECT x.privilege_type, CASE WHEN x.grantee = 0 THEN '' ELSE pg_get_userbyid(x.grantee)::text END, x.is_grantable
+FROM pg_class c, aclexplode(c.relacl) x WHERE c.oid = $1 AND x.grantee <> c.relowner
+  AND NOT (x.privilege_type = 'INSERT' AND pg_get_userbyid(x.grantee) = 'auditdb_ingest') AND NOT (x.privilege_type = 'SELECT' AND pg_get_userbyid(x.grantee) = 'auditdb_verifier')
+ORDER BY 2, 1`
+	moveTriggersSQL = `
+SELECT quote_ident(t.tgname) FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
+WHERE t.tgrelid = $1 AND t.tgtype & 8 <> 0 AND t.tgenabled <> 'D' AND NOT (n.nspname = 'auditdb' AND p.proname = 'guard') AND NOT (t.tgisinternal AND t.tgconstraint <> 0) ORDER BY 1`
+	namesSQL = `
+SELECT c.relname::text, c.oid, c.relkind::text, coalesce((SELECT h.inhparent FROM pg_inherits h WHERE h.inhrelid = c.oid LIMIT 1), 0),
+  c.relkind = 'r' AND NOT c.relispartition AND c.relowner = (SELECT relowner FROM pg_class WHERE oid = $3) AND NOT EXISTS (SELECT FROM pg_inherits h WHERE c.oid IN (h.inhrelid, h.inhparent))
+  AND NOT EXISTS (
+    (SELECT attname, atttypid, atttypmod, attcollation, attnotnull, attgenerated FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped
+     EXCEPT SELECT attname, atttypid, atttypmod, attcollation, attnotnull, attgenerated FROM pg_attribute WHERE attrelid = $3 AND attnum > 0 AND NOT attisdropped)
+    UNION ALL
+    (SELECT attname, atttypid, atttypmod, attcollation, attnotnull, attgenerated FROM pg_attribute WHERE attrelid = $3 AND attnum > 0 AND NOT attisdropped
+     EXCEPT SELECT attname, atttypid, atttypmod, attcollation, attnotnull, attgenerated FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped))
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = ANY ($2)
+UNION ALL
+SELECT t.typname::text, 0, 'T', 0, false FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
+WHERE n.nspname = $1 AND t.typname = ANY ($2) AND t.typrelid = 0 AND NOT EXISTS (SELECT FROM pg_type e WHERE e.typarray = t.oid)`
+)
+
+// readFacts reads what new partitions of t need. sibling is the newest ordinary partition, nil when there is none.
+func readFacts(ctx context.Context, q Querier, t Table, sibling, byDefault *Partition) (facts, error) {
+	var f facts
+	var identity, space string
+	var roles []string
+	err := q.QueryRow(ctx, factsSQL, t.OID).Scan(&f.user, &f.rowSecurity, &identity, &f.replicaIndex, &f.foreignKeys, &f.incoming, &f.columns, &f.guards, &space, &roles)
+	if err != nil {
+		return facts{}, fmt.Errorf("read the settings of %s: %w", t, err)
+	}
+	var with []string
+	access := ""
+	settings := t.OID
+	if sibling != nil {
+		settings = sibling.OID
+		var options, toast []string
+		if err := q.QueryRow(ctx, siblingSQL, sibling.OID).Scan(&options, &toast, &space, &access, &identity, &f.replicaIndex); err != nil {
+			return facts{}, fmt.Errorf("read the settings of %s: %w", sibling, err)
+		}
+		with = append(storageOptions("", options), storageOptions("toast.", toast)...)
+		if err := f.readGrants(ctx, q, *sibling); err != nil {
+			return facts{}, err
+		}
+	}
+	if access != "" {
+		f.storage = append(f.storage, "USING "+pgx.Identifier{access}.Sanitize())
+	}
+	if len(with) > 0 {
+		f.storage = append(f.storage, "WITH ("+strings.Join(with, ", ")+")")
+	}
+	if space != "" {
+		f.storage = append(f.storage, "TABLESPACE "+pgx.Identifier{space}.Sanitize())
+	}
+	if t.Integrity {
+		for _, role := range roles {
+			f.grants = append(f.grants, map[string]string{ingestRole: "INSERT", verifierRole: "SELECT"}[role]+" ON TABLE %s TO "+role)
+		}
+	}
+	if err := f.readColumnSettings(ctx, q, settings); err != nil {
+		return facts{}, err
+	}
+	switch identity {
+	case "f":
+		f.after = append(f.after, "REPLICA IDENTITY FULL")
+	case "n":
+		f.after = append(f.after, "REPLICA IDENTITY NOTHING")
+	}
+	if identity != "i" {
+		f.replicaIndex = 0
+	}
+	if byDefault != nil {
+		if f.moveTriggers, err = texts(ctx, q, moveTriggersSQL, byDefault.OID); err != nil {
+			return facts{}, fmt.Errorf("read the triggers of %s: %w", byDefault, err)
+		}
+	}
+	return f, nil
+}
+
+func texts(ctx context.Context, q Querier, sql string, args ...any) ([]string, error) {
+	rows, err := q.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[string])
+}
+
+// storageOptions writes reloptions ("name=value") as a WITH clause takes them.
+func storageOptions(prefix string, options []string) []string {
+	out := make([]string, 0, len(options))
+	for _, o := range options {
+		name, value, _ := strings.Cut(o, "=")
+		out = append(out, prefix+pgx.Identifier{name}.Sanitize()+" = "+quoteText(value))
+	}
+	return out
+}
+
+// readGrants takes over what others may do with sibling. A grant on a leaf bypasses the table's row security, so that none is made then.
+func (f *facts) readGrants(ctx context.Context, q Querier, sibling Partition) error {
+	rows, err := q.Query(ctx, grantsSQL, sibling.OID)
+	if err != nil {
+		return fmt.Errorf("read the grants on %s: %w", sibling, err)
+	}
+	var privilege, grantee string
+	var grantable bool
+	_, err = pgx.ForEachRow(rows, []any{&privilege, &grantee, &grantable}, func() error {
+		if f.rowSecurity {
+			f.missingGrants = true
+			return nil
+		}
+		to, option := "PUBLIC", ""
+		if grantee != "" {
+			to = pgx.Identifier{grantee}.Sanitize()
+		}
+		if grantable {
+			option = " WITH GRANT OPTION"
+		}
+		f.grants = append(f.grants, privilege+" ON TABLE %s TO "+strings.ReplaceAll(to, "%", "%%")+option)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read the grants on %s: %w", sibling, err)
+	}
+	return nil
+}
+
+func (f *facts) readColumnSettings(ctx context.Context, q Querier, oid uint32) error {
+	rows, err := q.Query(ctx, columnSettingsSQL, oid)
+	if err != nil {
+		return fmt.Errorf("read column settings: %w", err)
+	}
+	var column string
+	var target int
+	var options []string
+	_, err = pgx.ForEachRow(rows, []any{&column, &target, &options}, func() error {
+		alter := "ALTER COLUMN " + pgx.Identifier{column}.Sanitize()
+		if target >= 0 {
+			f.after = append(f.after, fmt.Sprintf("%s SET STATISTICS %d", alter, target))
+		}
+		if len(options) > 0 {
+			f.after = append(f.after, alter+" SET ("+strings.Join(storageOptions("", options), ", ")+")")
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read column settings: %w", err)
+	}
+	return nil
+}
+
+// namesake is a relation or type that has a name which a new partition would get.
+type namesake struct {
+	OID    uint32
+	Kind   string
+	Parent uint32 // of a partition
+	Adopt  bool   // a plain table with the same columns and owner: perhaps left by a run that crashed
+}
+
+func readNames(ctx context.Context, q Querier, t Table, names []string) (map[string]namesake, error) {
+	rows, err := q.Query(ctx, namesSQL, t.Schema, names, t.OID)
+	if err != nil {
+		return nil, fmt.Errorf("look for names in schema %s: %w", t.Schema, err)
+	}
+	taken := map[string]namesake{}
+	var name string
+	var n namesake
+	_, err = pgx.ForEachRow(rows, []any{&name, &n.OID, &n.Kind, &n.Parent, &n.Adopt}, func() error { taken[name] = n; return nil })
+	if err != nil {
+		return nil, fmt.Errorf("look for names in schema %s: %w", t.Schema, err)
+	}
+	return taken, nil
+}
+
+// countDefaultRows counts the rows of the default partition in each of the ranges, which are sorted and do not overlap, in one pass.
+func countDefaultRows(ctx context.Context, q Querier, t Table, byDefault Partition, ranges []Bounds) ([]int64, error) {
+	counts := make([]int64, len(ranges))
+	if len(ranges) == 0 {
+		return counts, nil
+	}
+	edges := make([]string, 0, 2*len(ranges))
+	at := map[int]int{} // width_bucket's number → range
+	for i, r := range ranges {
+		if len(edges) == 0 || edges[len(edges)-1] != t.Key.literal(r.From) {
+			edges = append(edges, t.Key.literal(r.From))
+		}
+		at[len(edges)] = i
+		edges = append(edges, t.Key.literal(r.To))
+	}
+	column := pgx.Identifier{t.Key.Column}.Sanitize()
+	sql := fmt.Sprintf("SELECT width_bucket(%s, ARRAY[%s]::%s[]), count(*) FROM ONLY %s WHERE %s GROUP BY 1", column, strings.Join(edges, ", "), t.Key.Kind,
+		byDefault.Ident(), t.Key.within(Bounds{From: ranges[0].From, To: ranges[len(ranges)-1].To}))
+	rows, err := q.Query(ctx, sql)
+	if err != nil {
+		return nil, fmt.Errorf("count rows of %s: %w", byDefault, err)
+	}
+	var bucket int
+	var n int64
+	_, err = pgx.ForEachRow(rows, []any{&bucket, &n}, func() error {
+		if i, ok := at[bucket]; ok {
+			counts[i] = n
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("count rows of %s: %w", byDefault, err)
+	}
+	return counts, nil
+}

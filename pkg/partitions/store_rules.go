@@ -1,0 +1,191 @@
+package partitions
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+)
+
+const (
+	policySQL = `
+SELECT name, keep, action, archive_required, min_keep, max_drop_per_run, retention_policy IS NULL AND data_classification IS NULL AND organization_id IS NULL
+FROM auditdb.policy WHERE table_id = $1`
+	floorSQL = `SELECT keep FROM auditdb.floor`
+	holdSQL  = `
+SELECT lower(span), upper(span) + CASE WHEN upper_inc(span) THEN interval '1 microsecond' ELSE interval '0' END, isempty(span) FROM auditdb.hold WHERE released_at IS NULL AND (table_id IS NULL OR table_id = $1)`
+	archiveSQL = `SELECT part_from, part_to FROM auditdb.archive WHERE table_id = $1 AND verified_at IS NOT NULL AND deleted_at IS NULL`
+	prunedSQL  = `
+SELECT DISTINCT p.part_from, p.part_to FROM auditdb.log_partition p JOIN auditdb.log l ON l.seq = p.seq
+WHERE p.table_id = $1 AND p.part_from < $3 AND p.part_to > $2 AND l.record LIKE 'auditdb/1 prune' || chr(10) || '%'`
+	clockSQL = `SELECT clock_timestamp()`
+)
+
+// Policy is the retention of a table's whole partitions.
+type Policy struct {
+	Name            string
+	Keep            []Span // all rules of the table and the floors: the one that reaches back furthest counts
+	Detach          bool   // action detach, not drop
+	ArchiveRequired bool
+	MinKeep         int
+	MaxDrop         int
+}
+
+// Cutoff returns the key value at or before which partitions have expired.
+func (p Policy) Cutoff(t Table, now time.Time) time.Time {
+	var cutoff time.Time
+	for i, s := range p.Keep {
+		if c := s.Before(now, t.zone()); i == 0 || c.Before(cutoff) {
+			cutoff = c
+		}
+	}
+	return t.KeyTime(cutoff)
+}
+
+// LoadPolicy reads the table's policy. It is nil when there is none for whole partitions. Where rules for some rows keep longer, no
+// partition goes before them.
+func LoadPolicy(ctx context.Context, q Querier, t Table) (*Policy, error) {
+	there, err := hasOwnTable(ctx, q, "policy")
+	if err != nil || !there || t.ManagedID == nil {
+		return nil, err
+	}
+	rows, err := q.Query(ctx, policySQL, *t.ManagedID)
+	if err != nil {
+		return nil, fmt.Errorf("read the policy of %s: %w", t, err)
+	}
+	var found *Policy
+	var keep []Span
+	var one Policy
+	var span pgtype.Interval
+	var action string
+	var whole bool
+	_, err = pgx.ForEachRow(rows, []any{&one.Name, &span, &action, &one.ArchiveRequired, &one.MinKeep, &one.MaxDrop, &whole}, func() error {
+		keep = append(keep, spanOf(span))
+		if !whole {
+			return nil
+		}
+		one.Detach = action == "detach"
+		if found == nil {
+			copied := one
+			found = &copied
+			return nil
+		}
+		// Several rules for the whole table: the careful side of each.
+		found.Name += ", " + one.Name
+		found.Detach = found.Detach || one.Detach
+		found.ArchiveRequired = found.ArchiveRequired || one.ArchiveRequired
+		found.MinKeep, found.MaxDrop = max(found.MinKeep, one.MinKeep), min(found.MaxDrop, one.MaxDrop)
+		return nil
+	})
+	if err != nil || found == nil {
+		return nil, wrap(err, "read the policy of %s", t)
+	}
+	floors, err := q.Query(ctx, floorSQL)
+	if err != nil {
+		return nil, fmt.Errorf("read the retention floors: %w", err)
+	}
+	if _, err = pgx.ForEachRow(floors, []any{&span}, func() error { keep = append(keep, spanOf(span)); return nil }); err != nil {
+		return nil, fmt.Errorf("read the retention floors: %w", err)
+	}
+	found.Keep = keep
+	return found, nil
+}
+
+func wrap(err error, format string, args ...any) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", fmt.Sprintf(format, args...), err)
+}
+
+func spanOf(i pgtype.Interval) Span {
+	return Span{Months: int(i.Months), Days: int(i.Days), Time: time.Duration(i.Microseconds) * time.Microsecond}
+}
+
+// LoadHolds returns the ranges of key values that an active hold keeps. Holds on one organization, principal or correlation id keep the whole
+// range, since any partition in it may have such rows.
+func LoadHolds(ctx context.Context, q Querier, t Table) ([]Bounds, error) {
+	there, err := hasOwnTable(ctx, q, "hold")
+	if err != nil || !there {
+		return nil, err
+	}
+	held, err := rangesOf(ctx, q, holdSQL, true, t.ManagedID)
+	if err != nil {
+		return nil, fmt.Errorf("read the holds on %s: %w", t, err)
+	}
+	if t.Key.Kind == KeyTimestamptz {
+		return held, nil
+	}
+	for i, b := range held { // instants against wall-clock keys: a day more on both sides
+		if !b.FromMin {
+			held[i].From = t.KeyTime(b.From).AddDate(0, 0, -1)
+		}
+		if !b.ToMax {
+			held[i].To = t.KeyTime(b.To).AddDate(0, 0, 1)
+		}
+	}
+	return held, nil
+}
+
+// LoadArchived returns the ranges whose archive was read back and verified.
+func LoadArchived(ctx context.Context, q Querier, t Table) ([]Bounds, error) {
+	there, err := hasOwnTable(ctx, q, "archive")
+	if err != nil || !there || t.ManagedID == nil {
+		return nil, err
+	}
+	archived, err := rangesOf(ctx, q, archiveSQL, false, *t.ManagedID)
+	return archived, wrap(err, "read the archives of %s", t)
+}
+
+// LoadPruned returns the ranges within b that the integrity log says were pruned.
+func LoadPruned(ctx context.Context, q Querier, t Table, b Bounds) ([]Bounds, error) {
+	there, err := hasOwnTable(ctx, q, "log_partition")
+	if err != nil || !there || t.ManagedID == nil {
+		return nil, err
+	}
+	pruned, err := rangesOf(ctx, q, prunedSQL, false, *t.ManagedID, b.From, b.To)
+	return pruned, wrap(err, "read the integrity log of %s", t)
+}
+
+// rangesOf reads ranges of timestamptz with open or infinite ends; flagged rows have a third column that says that the range is empty.
+func rangesOf(ctx context.Context, q Querier, sql string, flagged bool, args ...any) ([]Bounds, error) {
+	rows, err := q.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, err
+	}
+	var out []Bounds
+	var from, to pgtype.Timestamptz
+	empty := false
+	dest := []any{&from, &to}
+	if flagged {
+		dest = append(dest, &empty)
+	}
+	_, err = pgx.ForEachRow(rows, dest, func() error {
+		if empty {
+			return nil
+		}
+		b := Bounds{FromMin: !from.Valid || from.InfinityModifier == pgtype.NegativeInfinity, ToMax: !to.Valid || to.InfinityModifier == pgtype.Infinity}
+		if !b.FromMin {
+			b.From = from.Time.UTC()
+		}
+		if !b.ToMax {
+			b.To = to.Time.UTC()
+		}
+		out = append(out, b)
+		return nil
+	})
+	return out, err
+}
+
+// ClockSkew returns how far the server's clock is ahead of the client's, to half a round trip.
+func ClockSkew(ctx context.Context, q Querier, now func() time.Time) (time.Duration, error) {
+	var server time.Time
+	before := now()
+	if err := q.QueryRow(ctx, clockSQL).Scan(&server); err != nil {
+		return 0, fmt.Errorf("read the server's clock: %w", err)
+	}
+	after := now()
+	return server.Sub(before.Add(after.Sub(before) / 2)), nil
+}

@@ -1,0 +1,165 @@
+package partitions
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"auditdb/internal/fault"
+	"auditdb/internal/postgres"
+	"auditdb/pkg/plan"
+)
+
+// Options say how partition work is done.
+type Options struct {
+	DB          *postgres.DB
+	Ledger      Ledger           // nil: keep no evidence
+	Lock        LockFunc         // nil: the database's advisory lock alone
+	Now         func() time.Time // the clock
+	LockTimeout time.Duration    // one attempt at a table lock
+	Wait        time.Duration    // waiting for other runs and all attempts at table locks together
+	Log         *slog.Logger     // nil: no log
+}
+
+// Worker makes and removes partitions. It may be used by several goroutines.
+type Worker struct{ o Options }
+
+// NewWorker returns a worker.
+func NewWorker(o Options) *Worker {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	w := &Worker{o: o}
+	if w.o.Lock == nil {
+		w.o.Lock = w.lockDatabase
+	}
+	return w
+}
+
+// LockName is the name of the lock that partition work on t takes.
+func LockName(t Table) string { return fmt.Sprintf("partition:%d", t.OID) }
+
+func (w *Worker) lockDatabase(ctx context.Context, t Table) (context.Context, func(), error) {
+	lock, err := w.o.DB.Lock(ctx, LockName(t), w.o.Wait)
+	if err != nil {
+		return nil, nil, err
+	}
+	locked, stop := lock.Guard(ctx)
+	return locked, func() { stop(); lock.Release() }, nil
+}
+
+// Locked runs fn under the table's lock, with a context that ends when the lock is lost. Waiting for the lock and for table locks within fn
+// shares Options.Wait.
+func (w *Worker) Locked(ctx context.Context, t Table, fn func(context.Context) error) error {
+	locked, release, err := w.o.Lock(postgres.WithPatience(ctx, w.o.Wait), t)
+	if err != nil {
+		return fmt.Errorf("change partitions of %s: %w", t, err)
+	}
+	defer release()
+	return fn(locked)
+}
+
+// DraftCreate reads the table and plans which partitions to make. It changes nothing.
+func (w *Worker) DraftCreate(ctx context.Context, t Table, o CreateOptions) (*Draft, error) {
+	if t.Key.Kind == KeyDate && t.Interval == Hourly {
+		return nil, fault.New(fault.Usage, "take --interval daily or longer", "table %s: dates have no hours", t)
+	}
+	db := w.o.DB.Pool()
+	c, err := Load(ctx, db, t)
+	if err != nil {
+		return nil, err
+	}
+	now := w.o.Now()
+	spec := Spec{Interval: t.Interval, Zone: t.keyZone(), From: o.From, To: o.To, Ranges: o.Ranges, Ahead: o.Ahead, Behind: o.Behind}
+	policy, err := LoadPolicy(ctx, db, t)
+	if err != nil {
+		return nil, err
+	}
+	if policy != nil {
+		spec.Retained = policy.Cutoff(t, now)
+	}
+	d := &Draft{Table: t, Catalog: c}
+	missing, skipped, err := w.missing(ctx, t, c, spec, o.AllowPruned)
+	if err != nil {
+		return nil, err
+	}
+	for _, b := range spec.Windows(c, t.KeyTime(now)) {
+		for _, p := range c.Overlaps(b) {
+			if n := len(d.Existing); n == 0 || d.Existing[n-1].OID != p.OID {
+				d.Existing = append(d.Existing, p)
+			}
+		}
+	}
+	s, err := w.situation(ctx, t, c, missing)
+	if err != nil {
+		return nil, err
+	}
+	if s.limit = o.MoveRowLimit; s.limit == 0 {
+		s.limit = DefaultMoveRows
+	}
+	d.limit = s.limit
+	d.Plan, d.creates, d.Refused = planCreate(t, missing, s, now)
+	d.Plan.Skipped = append(d.Plan.Skipped, skipped...)
+	for _, p := range d.Existing {
+		if p.State == DetachPending {
+			d.Plan.Skipped = append(d.Plan.Skipped, plan.Skip{Name: p.String(), Reason: "its detach has not ended: rows of its range cannot be inserted until partition prune has finalized it"})
+		}
+	}
+	return d, nil
+}
+
+// missing leaves out what was pruned, which it looks for only where something is missing.
+func (w *Worker) missing(ctx context.Context, t Table, c *Catalog, spec Spec, allowPruned bool) ([]Bounds, []plan.Skip, error) {
+	now := t.KeyTime(w.o.Now())
+	missing, err := Missing(c, spec, now)
+	if err != nil || len(missing) == 0 || allowPruned {
+		return missing, nil, wrap(err, "table %s", t)
+	}
+	spec.Pruned, err = LoadPruned(ctx, w.o.DB.Pool(), t, Bounds{From: missing[0].From, To: missing[len(missing)-1].To})
+	if err != nil || len(spec.Pruned) == 0 {
+		return missing, nil, err
+	}
+	left, err := Missing(c, spec, now)
+	var skipped []plan.Skip
+	for _, b := range missing {
+		for _, p := range spec.Pruned {
+			if p.Overlaps(b) {
+				skipped = append(skipped, plan.Skip{Name: t.String() + " " + b.Text(), Reason: "it was pruned; --allow-pruned-range brings it back"})
+				break
+			}
+		}
+	}
+	return left, skipped, wrap(err, "table %s", t)
+}
+
+// situation reads what the plan for missing ranges needs; nothing when there are none.
+func (w *Worker) situation(ctx context.Context, t Table, c *Catalog, missing []Bounds) (s situation, err error) {
+	if len(missing) == 0 {
+		return s, nil
+	}
+	db := w.o.DB.Pool()
+	s.byDefault = c.Default()
+	if s.facts, err = readFacts(ctx, db, t, newestPlain(c), s.byDefault); err != nil {
+		return s, err
+	}
+	if s.taken, err = readNames(ctx, db, t, candidates(t, missing)); err != nil {
+		return s, err
+	}
+	if s.byDefault != nil && s.byDefault.Kind == 'r' {
+		s.rows, err = countDefaultRows(ctx, db, t, *s.byDefault, missing)
+	} else {
+		s.rows = make([]int64, len(missing))
+	}
+	return s, err
+}
+
+func newestPlain(c *Catalog) *Partition {
+	all := c.All()
+	for i := len(all) - 1; i >= 0; i-- {
+		if all[i].Kind == 'r' && all[i].State == Attached {
+			return &all[i]
+		}
+	}
+	return nil
+}
