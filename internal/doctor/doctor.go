@@ -57,9 +57,8 @@ type Options struct {
 // Report is what Examine found.
 type Report struct {
 	Checks   []Check
-	User     string
-	Server   postgres.ServerInfo
-	LogBegun bool // the integrity log has its first record, so that writing needs a key
+	User     string // whose rights were looked at
+	LogBegun bool   // the integrity log has its first record, so that writing needs a key
 }
 
 // Known lists the commands whose rights are known.
@@ -83,7 +82,7 @@ func Examine(ctx context.Context, db *postgres.DB, o Options) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	report := Report{User: info.User, Server: info, Checks: []Check{}}
+	report := Report{Checks: []Check{}}
 	p := &patient{db: db, options: o, info: info, report: &report}
 	if p.schema, err = loadSchema(ctx, db.Pool()); err != nil {
 		return Report{}, err
@@ -128,6 +127,7 @@ func (p *patient) settings(ctx context.Context) error {
 	if err := p.db.Pool().QueryRow(ctx, settingsSQL).Scan(&fsync, &prepared, &p.user, &p.since16); err != nil {
 		return fmt.Errorf("read the server's settings: %w", err)
 	}
+	p.report.User = p.user
 	if p.info.VersionNum < 140000 {
 		p.add("all", "server version", Problem, "upgrade to PostgreSQL 14 or newer", "PostgreSQL %s", p.info.Version)
 	} else {
