@@ -1,0 +1,326 @@
+package partitions
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"auditdb/internal/fault"
+	"auditdb/pkg/plan"
+)
+
+// Action is what prune does with an expired partition.
+type Action string
+
+// The actions.
+const (
+	Drop   Action = "drop"   // the rows are gone
+	Detach Action = "detach" // the rows stay in a table of their own
+)
+
+// Defaults of prune where neither a policy nor a flag says otherwise.
+const (
+	DefaultMinKeep = 1
+	DefaultMaxDrop = 12
+
+	// MaxClockSkew is how far the clocks of client and server may be apart for partitions to be pruned.
+	MaxClockSkew = 5 * time.Second
+)
+
+// PruneOptions say which partitions may go. Nil and empty fields leave it to the table's policy.
+type PruneOptions struct {
+	OlderThan        *time.Time // key value: a policy for this run alone, which requires no archive
+	Partition        string     // only this one, which must be allowed to go
+	Action           Action
+	MinKeep, MaxDrop *int
+}
+
+// PruneDraft is what a prune would do to one table.
+type PruneDraft struct {
+	Table   Table
+	Catalog *Catalog
+	Plan    plan.Plan
+	Cutoff  *time.Time // key value; nil: no policy
+	Action  Action
+	Goes    []Partition // what is dropped or detached
+	Kept    []Kept
+	user    string
+}
+
+// pruneOp is what the executor needs of a step.
+type pruneOp struct {
+	part Partition
+	kind pruneKind
+}
+
+type pruneKind int
+
+const (
+	opFinalize pruneKind = iota
+	opUnmark
+	opDetach
+	opDetachConcurrently
+	opDrop
+)
+
+// DraftPrune reads the table and plans which partitions to prune. It changes nothing, and refuses when the clocks disagree.
+func (w *Worker) DraftPrune(ctx context.Context, t Table, o PruneOptions) (*PruneDraft, error) {
+	db := w.o.DB.Pool()
+	if err := w.checkClock(ctx, db); err != nil {
+		return nil, err
+	}
+	c, err := LoadSizes(ctx, db, t)
+	if err != nil {
+		return nil, err
+	}
+	rule, action, err := w.rule(ctx, db, t, o)
+	if err != nil {
+		return nil, err
+	}
+	now := t.KeyTime(w.o.Now())
+	d := &PruneDraft{Table: t, Catalog: c, Action: action, Plan: plan.Plan{Action: "partition.prune " + t.String(), AsOf: w.o.Now(), KeepGoing: true}}
+	if rule.Known {
+		cutoff := rule.Cutoff
+		d.Cutoff = &cutoff
+	}
+	if d.user, err = currentUser(ctx, db); err != nil {
+		return nil, err
+	}
+	if o.Partition != "" {
+		rule.MaxDrop = 0
+	}
+	if err := d.choose(c, rule, now, o.Partition); err != nil {
+		return nil, err
+	}
+	if err := w.leaveOut(ctx, db, d, o.Partition); err != nil {
+		return nil, err
+	}
+	sizes, err := ExactSizes(ctx, db, d.Goes)
+	if err != nil {
+		return nil, err
+	}
+	for i := range d.Goes {
+		d.Goes[i].SizeBytes, d.Goes[i].SizeEstimated = sizes[d.Goes[i].OID], false
+	}
+	d.steps()
+	return d, nil
+}
+
+func (w *Worker) checkClock(ctx context.Context, q Querier) error {
+	skew, err := ClockSkew(ctx, q, w.o.Now)
+	if err != nil {
+		return err
+	}
+	if skew.Abs() > MaxClockSkew {
+		return fault.New(fault.Refused, "set both clocks (NTP), then try again", "prune: the clocks of this machine and of the server are %s apart", skew.Abs().Round(time.Second/10))
+	}
+	return nil
+}
+
+// rule gathers what decides over the partitions of t.
+func (w *Worker) rule(ctx context.Context, q Querier, t Table, o PruneOptions) (Rule, Action, error) {
+	policy, err := LoadPolicy(ctx, q, t)
+	if err != nil {
+		return Rule{}, "", err
+	}
+	r := Rule{MinKeep: DefaultMinKeep, MaxDrop: DefaultMaxDrop}
+	action := Drop
+	if policy != nil {
+		r.Known, r.Cutoff, r.ArchiveRequired = true, policy.Cutoff(t, w.o.Now()), policy.ArchiveRequired
+		r.MinKeep, r.MaxDrop = policy.MinKeep, policy.MaxDrop
+		if policy.Detach {
+			action = Detach
+		}
+	}
+	if o.OlderThan != nil {
+		r.Known, r.Cutoff, r.ArchiveRequired = true, *o.OlderThan, false
+	}
+	if o.Action != "" {
+		action = o.Action
+	}
+	if o.MinKeep != nil {
+		r.MinKeep = *o.MinKeep
+	}
+	if o.MaxDrop != nil {
+		r.MaxDrop = *o.MaxDrop
+	}
+	if r.Holds, err = LoadHolds(ctx, q, t); err != nil {
+		return Rule{}, "", err
+	}
+	r.Archived, err = LoadArchived(ctx, q, t)
+	return r, action, err
+}
+
+// choose divides the catalog into what goes and what is kept.
+func (d *PruneDraft) choose(c *Catalog, rule Rule, now time.Time, named string) error {
+	var parts, begun []Partition // begun: what an earlier prune has taken, or begun to take, out of the table
+	for _, p := range append(slices.Clone(c.All()), c.Leftovers()...) {
+		if p.marked && p.State != Attached {
+			begun = append(begun, p)
+		} else if p.State == Attached {
+			parts = append(parts, p)
+		}
+	}
+	if def := c.Default(); def != nil {
+		parts = append(parts, *def)
+	}
+	d.Goes, d.Kept = Expired(parts, rule, now)
+	for _, p := range begun {
+		switch reason := rule.reason(p, now); {
+		case reason != "":
+			d.Kept = append(d.Kept, Kept{Partition: p, Reason: reason})
+		case d.Action == Drop:
+			d.Goes = append(d.Goes, p)
+		}
+	}
+	slices.SortStableFunc(d.Goes, func(a, b Partition) int { return compareBounds(a.Bounds, b.Bounds) })
+	if named == "" {
+		return nil
+	}
+	return d.only(named)
+}
+
+// only leaves nothing but the partition that the user named, and refuses when it has to be kept.
+func (d *PruneDraft) only(named string) error {
+	is := func(p Partition) bool { return named == p.Name || named == p.String() || named == p.Ident() }
+	if i := slices.IndexFunc(d.Goes, is); i >= 0 {
+		d.Goes, d.Kept = []Partition{d.Goes[i]}, nil
+		return nil
+	}
+	i := slices.IndexFunc(d.Kept, func(k Kept) bool { return is(k.Partition) })
+	if i < 0 {
+		return fault.New(fault.Usage, "auditdb partition list shows the partitions", "table %s has no partition %s", d.Table, named)
+	}
+	k := d.Kept[i]
+	hint := ""
+	if k.Reason == KeptNoPolicy || k.Reason == KeptNotExpired {
+		hint = "say with --older-than from when on it may go"
+	}
+	return fault.New(fault.Refused, hint, "partition %s is not pruned: %s", k.Partition, k.Reason)
+}
+
+// leaveOut takes away what cannot be pruned, with the reason.
+func (w *Worker) leaveOut(ctx context.Context, q Querier, d *PruneDraft, named string) error {
+	if len(d.Goes) == 0 {
+		return nil
+	}
+	foreign, err := incomingKeys(ctx, q, d.Table)
+	if err != nil {
+		return err
+	}
+	if len(foreign) > 0 {
+		return fault.New(fault.Refused, "drop the foreign key first, or prune the rows that refer to these", "prune %s: foreign key %s refers to the table", d.Table, foreign[0])
+	}
+	users, err := dependents(ctx, q, d.Goes)
+	if err != nil {
+		return err
+	}
+	var left []error
+	d.Goes = slices.DeleteFunc(d.Goes, func(p Partition) bool {
+		reason := ""
+		switch {
+		case p.Kind == 'p':
+			reason = "it is partitioned itself"
+		case p.Kind == 'f':
+			reason = "it is a foreign table"
+		case users[p.OID] != "" && d.Action == Drop:
+			reason = users[p.OID] + " depends on it"
+		default:
+			return false
+		}
+		d.Plan.Skipped = append(d.Plan.Skipped, plan.Skip{Name: p.String(), Reason: reason})
+		left = append(left, fault.New(fault.Refused, "", "partition %s is not pruned: %s", p, reason))
+		return true
+	})
+	if named != "" && len(left) > 0 {
+		return left[0]
+	}
+	return nil
+}
+
+// steps turns the choice into a plan: what is pending first, then one partition after the other.
+func (d *PruneDraft) steps() {
+	for _, p := range d.Catalog.All() {
+		if p.State == DetachPending {
+			d.add(p, opFinalize, false, "its detach has not ended, and no other partition can be detached before; locks: SHARE UPDATE EXCLUSIVE on the table",
+				"ALTER TABLE "+d.Table.Ident()+" DETACH PARTITION "+p.Ident()+" FINALIZE")
+		}
+	}
+	goes := map[uint32]bool{}
+	for _, p := range d.Goes {
+		goes[p.OID] = true
+	}
+	for _, p := range d.Catalog.All() {
+		if p.marked && p.State == Attached && !goes[p.OID] {
+			d.add(p, opUnmark, false, "it carries the mark of a prune that was interrupted, and stays", commentSQL(p, p.comment))
+		}
+	}
+	for _, p := range d.Goes {
+		d.prune(p)
+	}
+}
+
+func (d *PruneDraft) prune(p Partition) {
+	if p.State == Attached {
+		kind, how := opDetachConcurrently, " CONCURRENTLY"
+		locks := "locks: SHARE UPDATE EXCLUSIVE on the table (readers and writers go on)"
+		if d.Catalog.Default() != nil {
+			kind, how, locks = opDetach, "", "locks: ACCESS EXCLUSIVE on table, partition and default partition, for a moment"
+		}
+		sql := "ALTER TABLE " + d.Table.Ident() + " DETACH PARTITION " + p.Ident() + how
+		if d.Action == Drop {
+			sql = commentSQL(p, d.Table.mark(p)) + ";\n" + sql
+		}
+		d.add(p, kind, true, "all of it is older than "+d.Cutoff.UTC().Format(time.RFC3339)+"; "+locks, sql)
+	}
+	if d.Action == Drop {
+		reason := "its rows are not needed any more; locks: ACCESS EXCLUSIVE on the detached table alone"
+		if p.State != Attached {
+			reason = "an interrupted prune has left it; locks: ACCESS EXCLUSIVE on the detached table alone"
+		}
+		d.add(p, opDrop, true, reason, "DROP TABLE "+p.Ident())
+	}
+}
+
+func (d *PruneDraft) add(p Partition, kind pruneKind, destructive bool, reason, sql string) {
+	if d.user != d.Table.Owner {
+		local := "LOCAL "
+		if kind == opDetachConcurrently || kind == opFinalize {
+			local = ""
+		}
+		sql = "SET " + local + "ROLE " + pgx.Identifier{d.Table.Owner}.Sanitize() + ";\n" + sql
+	}
+	d.Plan.Steps = append(d.Plan.Steps, plan.Step{
+		Name: p.String(), SQL: sql, Reason: reason, Destructive: destructive, Group: p.String(), Op: pruneOp{part: p, kind: kind},
+		NoTx: kind == opDetachConcurrently || kind == opFinalize,
+	})
+}
+
+func commentSQL(p Partition, comment string) string {
+	text := "NULL"
+	if comment != "" {
+		text = quoteText(comment)
+	}
+	return "COMMENT ON TABLE " + p.Ident() + " IS " + text
+}
+
+// Question is what the user is asked to confirm.
+func (d *PruneDraft) Question() string {
+	names := make([]string, 0, 3)
+	for i, p := range d.Goes {
+		if i == 3 {
+			names = append(names, "…")
+			break
+		}
+		names = append(names, p.Name)
+	}
+	noun := "partitions"
+	if len(d.Goes) == 1 {
+		noun = "partition"
+	}
+	return fmt.Sprintf("%s %d %s of %s (%s)", d.Action, len(d.Goes), noun, d.Table, strings.Join(names, ", "))
+}

@@ -1,0 +1,294 @@
+package partitions
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"auditdb/internal/fault"
+	"auditdb/internal/postgres"
+	"auditdb/pkg/plan"
+)
+
+const (
+	userSQL     = `SELECT current_user::text`
+	incomingSQL = `
+SELECT quote_ident(k.conname) || ' of ' || k.conrelid::regclass FROM pg_constraint k WHERE k.confrelid = $1 AND k.contype = 'f' AND k.conparentid = 0 ORDER BY 1`
+	dependentsSQL = `
+SELECT d.refobjid, min(CASE WHEN v.relkind = 'm' THEN 'materialized view ' ELSE 'view ' END || v.oid::regclass)
+FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid JOIN pg_class v ON v.oid = r.ev_class
+WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY ($1) AND r.ev_class <> d.refobjid GROUP BY 1
+UNION ALL
+SELECT k.confrelid, min('foreign key ' || quote_ident(k.conname) || ' of ' || k.conrelid::regclass)
+FROM pg_constraint k WHERE k.contype = 'f' AND k.confrelid = ANY ($1) AND k.conparentid = 0 GROUP BY 1`
+	stateSQL = `
+SELECT n.nspname, c.relname::text, c.relispartition, coalesce((SELECT h.inhdetachpending FROM pg_inherits h WHERE h.inhrelid = c.oid), false)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1`
+
+	// oldEnough leaves out short transactions, of which a busy table always has some.
+	oldEnough = 500 * time.Millisecond
+	lookAgain = 250 * time.Millisecond
+	// countLimit is the size up to which rows are counted for a dry run.
+	countLimit = 256 << 20
+)
+
+func currentUser(ctx context.Context, q Querier) (user string, err error) {
+	err = q.QueryRow(ctx, userSQL).Scan(&user)
+	return user, wrap(err, "ask who is connected")
+}
+
+func incomingKeys(ctx context.Context, q Querier, t Table) ([]string, error) {
+	keys, err := texts(ctx, q, incomingSQL, t.OID)
+	return keys, wrap(err, "look for foreign keys on %s", t)
+}
+
+// dependents says what would keep a partition from being dropped, by oid.
+func dependents(ctx context.Context, q Querier, parts []Partition) (map[uint32]string, error) {
+	oids := make([]uint32, len(parts))
+	for i, p := range parts {
+		oids[i] = p.OID
+	}
+	rows, err := q.Query(ctx, dependentsSQL, oids)
+	if err != nil {
+		return nil, fmt.Errorf("look for what depends on partitions: %w", err)
+	}
+	found := map[uint32]string{}
+	var oid uint32
+	var what string
+	_, err = pgx.ForEachRow(rows, []any{&oid, &what}, func() error { found[oid] = what; return nil })
+	return found, wrap(err, "look for what depends on partitions")
+}
+
+// CountRows returns how many rows a partition has: counted where it is small, else as ANALYZE last saw it; -1 when that is not known.
+func CountRows(ctx context.Context, q Querier, p Partition) (int64, error) {
+	if p.SizeBytes > countLimit {
+		return p.RowsEstimate, nil
+	}
+	return count(ctx, q, p)
+}
+
+func count(ctx context.Context, q Querier, p Partition) (rows int64, err error) {
+	err = q.QueryRow(ctx, "SELECT count(*) FROM ONLY "+p.Ident()).Scan(&rows)
+	return rows, wrap(err, "count rows of %s", p)
+}
+
+// Pruned is a partition that was dropped or detached.
+type Pruned struct {
+	Partition
+	Action Action
+	Rows   int64 // -1: not counted
+}
+
+// ApplyPrune carries a draft out, under the table's lock. It returns what was pruned also when an error comes back.
+func (w *Worker) ApplyPrune(ctx context.Context, d *PruneDraft, onDone func(plan.Result)) ([]Pruned, error) {
+	ex := &pruning{w: w, d: d, until: w.o.Now().Add(w.o.Wait)}
+	_, err := plan.Apply(ctx, ex, d.Plan, onDone)
+	return ex.done, err
+}
+
+// pruning executes a draft's steps.
+type pruning struct {
+	w     *Worker
+	d     *PruneDraft
+	until time.Time
+	done  []Pruned
+}
+
+// Execute does all steps of one partition.
+func (x *pruning) Execute(ctx context.Context, group []plan.Step) error {
+	for _, s := range group {
+		op, ok := s.Op.(pruneOp)
+		if !ok {
+			return fault.New(fault.Internal, "", "step %s is not one of partition prune", s.Name)
+		}
+		var what string
+		var err error
+		switch op.kind {
+		case opFinalize:
+			what, err = "finalize the detach of ", x.outside(ctx, "ALTER TABLE "+x.d.Table.Ident()+" DETACH PARTITION "+op.part.Ident()+" FINALIZE")
+		case opUnmark:
+			what, err = "unmark ", x.comment(ctx, op.part, op.part.comment, nil)
+		case opDetach, opDetachConcurrently:
+			what, err = "detach ", x.detach(ctx, op)
+		case opDrop:
+			what, err = "drop ", x.drop(ctx, op.part)
+		}
+		if err != nil {
+			return x.w.explain(x.d.Table, what+op.part.String(), err)
+		}
+	}
+	return nil
+}
+
+func (x *pruning) ddl(ctx context.Context, what string, fn func(pgx.Tx) error) error {
+	role := ""
+	if x.d.user != x.d.Table.Owner {
+		role = x.d.Table.Owner
+	}
+	return x.w.o.DB.DDL(ctx, postgres.DDLOptions{LockTimeout: x.w.o.LockTimeout, Wait: x.w.o.Wait, Role: role, What: what}, fn)
+}
+
+// comment sets the comment of p and records events, in one transaction. p must still be what was planned.
+func (x *pruning) comment(ctx context.Context, p Partition, text string, events []Event) error {
+	return x.ddl(ctx, "mark "+p.String(), func(tx pgx.Tx) error {
+		if err := same(ctx, tx, p, p.State); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, commentSQL(p, text)); err != nil {
+			return err
+		}
+		return x.w.record(ctx, tx, x.d.Table, events, ledgerPatience)
+	})
+}
+
+// detach takes p out of the table: first the intent is committed, so that whatever happens afterwards is explained.
+func (x *pruning) detach(ctx context.Context, op pruneOp) error {
+	p := op.part
+	if op.kind == opDetachConcurrently {
+		if err := x.preflight(ctx, p); err != nil {
+			return err
+		}
+	}
+	text := p.comment
+	if x.d.Action == Drop {
+		text = x.d.Table.mark(p)
+	}
+	if err := x.comment(ctx, p, text, []Event{{Kind: EventDetached, Name: p.Name, Bounds: p.Bounds}}); err != nil {
+		return err
+	}
+	sql := "ALTER TABLE " + x.d.Table.Ident() + " DETACH PARTITION " + p.Ident()
+	var err error
+	if op.kind == opDetachConcurrently {
+		err = x.outside(ctx, sql+" CONCURRENTLY")
+	} else {
+		err = x.ddl(ctx, "detach "+p.String(), func(tx pgx.Tx) error {
+			_, err := tx.Exec(ctx, sql)
+			return err
+		})
+	}
+	if err != nil {
+		return errors.Join(err, x.undoMark(ctx, p))
+	}
+	if x.d.Action == Detach {
+		rows, err := count(ctx, x.w.o.DB.Pool(), p)
+		if err != nil {
+			x.w.o.Log.LogAttrs(ctx, slog.LevelWarn, "rows not counted", slog.String("partition", p.String()), slog.String("error", err.Error()))
+			rows = -1
+		}
+		x.done = append(x.done, Pruned{Partition: p, Action: Detach, Rows: rows})
+	}
+	return nil
+}
+
+// undoMark takes the mark back from a partition that could not be detached, if it is still attached.
+func (x *pruning) undoMark(ctx context.Context, p Partition) error {
+	if x.d.Action != Drop || ctx.Err() != nil {
+		return nil
+	}
+	err := x.comment(ctx, p, p.comment, nil)
+	if fault.ClassOf(err) == fault.Refused {
+		return nil
+	}
+	return err
+}
+
+// preflight waits until no old transaction uses the table or the partition: DETACH CONCURRENTLY would wait for it half way.
+func (x *pruning) preflight(ctx context.Context, p Partition) error {
+	for {
+		all, err := x.w.o.DB.Blockers(ctx, []uint32{x.d.Table.OID, p.OID})
+		if err != nil {
+			return err
+		}
+		var old []string
+		for _, b := range all {
+			if b.Backend != "autovacuum worker" && (b.Age >= oldEnough || b.PID == 0) {
+				old = append(old, b.String())
+			}
+		}
+		if len(old) == 0 {
+			return nil
+		}
+		if !x.w.o.Now().Before(x.until) {
+			return fault.New(fault.Locked, "end or wait for that transaction, or allow more time with --wait", "detach %s: blocked by %s", p, strings.Join(old[:min(len(old), 3)], "; "))
+		}
+		timer := time.NewTimer(lookAgain)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return fmt.Errorf("detach %s: %w", p, context.Cause(ctx))
+		case <-timer.C:
+		}
+	}
+}
+
+// outside runs a statement that cannot be in a transaction, without timeouts: they would leave the detach pending.
+func (x *pruning) outside(ctx context.Context, sql string) error {
+	conn, err := x.w.o.DB.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		_ = conn.Close(end) // the server ends the session either way
+	}()
+	setup := "SET lock_timeout = 0; SET statement_timeout = 0"
+	if x.d.user != x.d.Table.Owner {
+		setup += "; SET ROLE " + pgx.Identifier{x.d.Table.Owner}.Sanitize()
+	}
+	if _, err := conn.PgConn().Exec(ctx, setup).ReadAll(); err != nil {
+		return err
+	}
+	_, err = conn.PgConn().Exec(ctx, sql).ReadAll()
+	return err
+}
+
+// drop removes a detached table; the evidence is in the same transaction.
+func (x *pruning) drop(ctx context.Context, p Partition) error {
+	var rows int64
+	err := x.ddl(ctx, "drop "+p.String(), func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "LOCK TABLE ONLY "+p.Ident()+" IN ACCESS EXCLUSIVE MODE"); err != nil {
+			return err
+		}
+		if err := same(ctx, tx, p, Detached); err != nil {
+			return err
+		}
+		var err error
+		if rows, err = count(ctx, tx, p); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, "DROP TABLE "+p.Ident()); err != nil {
+			return err
+		}
+		return x.w.record(ctx, tx, x.d.Table, []Event{{Kind: EventPruned, Name: p.Name, Bounds: p.Bounds, Rows: rows}}, ledgerPatience)
+	})
+	if err == nil {
+		x.done = append(x.done, Pruned{Partition: p, Action: Drop, Rows: rows})
+	}
+	return err
+}
+
+// same makes sure that p's name still means p's table, in the state that is expected.
+func same(ctx context.Context, q Querier, p Partition, want State) error {
+	var schema, name string
+	var attached, pending bool
+	err := q.QueryRow(ctx, stateSQL, p.OID).Scan(&schema, &name, &attached, &pending)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return err
+	}
+	state := Detached
+	if pending {
+		state = DetachPending
+	} else if attached {
+		state = Attached
+	}
+	if err != nil || schema != p.Schema || name != p.Name || state != want {
+		return fault.New(fault.Refused, "run it again: it plans anew", "partition %s has changed since it was planned", p)
+	}
+	return nil
+}
