@@ -54,17 +54,6 @@ type Result struct {
 	Plan    plan.Plan
 }
 
-// Apply brings the database at url to the newest version, for tests and the demo.
-func Apply(ctx context.Context, url string) error {
-	db, err := postgres.Open(ctx, postgres.Options{URL: url, Application: "migrate.up", MaxConns: 2})
-	if err != nil {
-		return err
-	}
-	defer db.Close()
-	_, err = Up(ctx, db, Options{Wait: time.Minute})
-	return err
-}
-
 // Status compares the database's versions with this program's. It changes nothing, and works without the schema.
 func Status(ctx context.Context, db *postgres.DB) (Report, error) {
 	list, err := sources()

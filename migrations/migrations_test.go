@@ -68,6 +68,16 @@ func up(t *testing.T, db *postgres.DB, o migrations.Options) migrations.Result {
 	return r
 }
 
+func apply(ctx context.Context, address string) error {
+	db, err := postgres.Open(ctx, postgres.Options{URL: address, MaxConns: 2})
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	_, err = migrations.Up(ctx, db, migrations.Options{Wait: time.Minute})
+	return err
+}
+
 // catalog describes everything that the migrations make, in order to compare databases.
 func catalog(t *testing.T, db *postgres.DB) string {
 	t.Helper()
@@ -191,7 +201,7 @@ func TestManyAtOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 5 {
 		wg.Go(func() {
-			if err := migrations.Apply(t.Context(), address); err != nil {
+			if err := apply(t.Context(), address); err != nil {
 				t.Error(err)
 			}
 		})
@@ -212,7 +222,7 @@ func TestManyDatabasesAtOnce(t *testing.T) {
 		name := fmt.Sprintf("d%d", i)
 		run(t, admin, "CREATE DATABASE "+name)
 		wg.Go(func() {
-			if err := migrations.Apply(t.Context(), server.URL(name)); err != nil {
+			if err := apply(t.Context(), server.URL(name)); err != nil {
 				t.Error(err)
 			}
 		})
@@ -360,7 +370,7 @@ func TestUnfriendlySettings(t *testing.T) {
 	run(t, db, `DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = nowhere', current_database());
 		EXECUTE format('ALTER DATABASE %I SET "DateStyle" = ''German''', current_database()); EXECUTE format('ALTER DATABASE %I SET statement_timeout = ''2s''', current_database());
 		EXECUTE format('ALTER DATABASE %I SET default_transaction_isolation = serializable', current_database()); END $$`)
-	if err := migrations.Apply(t.Context(), address); err != nil {
+	if err := apply(t.Context(), address); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -31,7 +31,7 @@ func TestDDLGivesUpAndNamesBlocker(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer reader.Close(t.Context())
+	defer func() { _ = reader.Close(t.Context()) }()
 	for _, sql := range []string{`SET application_name = 'reporting'`, `BEGIN`, `SELECT * FROM public.t WHERE s = 'patient-4711'`} {
 		if _, err := reader.Exec(t.Context(), sql); err != nil {
 			t.Fatal(err)

@@ -79,7 +79,7 @@ func TestLockHeldByPreparedTransaction(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close(t.Context())
+	defer func() { _ = conn.Close(t.Context()) }()
 	if _, err := conn.Exec(t.Context(), `BEGIN`); err != nil {
 		t.Fatal(err)
 	}

@@ -29,7 +29,7 @@ func pgbouncer(t *testing.T, server *embedded.Postgres, database, mode string, s
 	if err != nil {
 		program = "/usr/sbin/pgbouncer"
 	}
-	dir, err := os.MkdirTemp("/tmp", "auditdb-pgbouncer-")
+	dir, err := os.MkdirTemp("/tmp", "auditdb-pgbouncer-") //nolint:usetesting // another user must reach it, and a socket's name is short
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +106,7 @@ func TestTransactionPooling(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer neighbour.Close(t.Context())
+			defer func() { _ = neighbour.Close(t.Context()) }()
 
 			db := open(t, postgres.Options{URL: pooled, Application: "ingest", LockTimeout: 123 * time.Millisecond})
 			if db.Pooling() != postgres.PoolingTransaction {

@@ -91,7 +91,7 @@ func TestSessionSettings(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close(t.Context())
+	defer func() { _ = conn.Close(t.Context()) }()
 	want := map[string]string{
 		"application_name": "auditdb/partition.create", "TimeZone": "UTC", "DateStyle": "ISO, MDY", "IntervalStyle": "postgres", "search_path": "",
 		"statement_timeout": "1h", "lock_timeout": "100ms", "idle_in_transaction_session_timeout": "10min", "idle_session_timeout": "0", "client_encoding": "UTF8",
@@ -113,7 +113,7 @@ func TestSessionSettings(t *testing.T) {
 	}
 	var path string
 	handle := db.SQL("")
-	defer handle.Close()
+	defer func() { _ = handle.Close() }()
 	if err := handle.QueryRowContext(t.Context(), "SHOW search_path").Scan(&path); err != nil || path != `""` && path != "" {
 		t.Errorf("database/sql: search_path %q, %v", path, err)
 	}
@@ -277,7 +277,7 @@ func TestCancelReachesServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close(context.WithoutCancel(t.Context()))
+	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
@@ -368,9 +368,9 @@ func TestStandbyAndDemotedPrimary(t *testing.T) {
 	if _, err := promote.Pool().Exec(t.Context(), `SELECT pg_promote()`); err != nil {
 		t.Fatal(err)
 	}
-	write := func(context.Context) error {
-		return db.Tx(t.Context(), func(tx pgx.Tx) error {
-			_, err := tx.Exec(t.Context(), `CREATE TABLE public.moved ()`)
+	write := func(ctx context.Context) error {
+		return db.Tx(ctx, func(tx pgx.Tx) error {
+			_, err := tx.Exec(ctx, `CREATE TABLE public.moved ()`)
 			return err
 		})
 	}

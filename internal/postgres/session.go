@@ -54,7 +54,8 @@ func (db *DB) settingsSQL(major int, local bool, backend uint32) string {
 	scope := strconv.FormatBool(local)
 	calls := make([]string, 0, 20)
 	for _, s := range db.sessionSettings() {
-		if s.since <= major && !(local && strings.HasPrefix(s.name, "default_transaction")) {
+		ofSession := strings.HasPrefix(s.name, "default_transaction")
+		if s.since <= major && (!local || !ofSession) {
 			calls = append(calls, fmt.Sprintf(setConfigSQL, quoteLiteral(s.name), quoteLiteral(s.value), scope))
 		}
 	}

@@ -64,7 +64,7 @@ func TestSilentServerIsGone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer listener.Close()
+	defer func() { _ = listener.Close() }()
 	_, err = redis.Open(t.Context(), "redis://"+listener.Addr().String(), nil)
 	if !redis.IsGone(err) {
 		t.Errorf("a server that never answers: %v", err)
