@@ -100,8 +100,8 @@ const rowColumns = `"timestamp", processing_latency, action, status, principal_i
 
 func rowSelect(from string, n int) string {
 	return fmt.Sprintf(`SELECT timestamptz '%s' + g * interval '1 minute', g, 'action ' || g %% 7, 'success', CASE WHEN g %% 3 > 0 THEN 'user-' || g %% 5 END, 'org', 'doc', 'id-' || g,
- CASE WHEN g %% 2 = 0 THEN '' END, 'corr-' || g, 'uid-%s-' || clock_timestamp() || g, 'aGFzaA==', 'none', NULL, NULL::timestamptz,
- jsonb_build_object('n', 9007199254740993 + g, 'list', jsonb_build_array(g, 1.50, NULL), 'text', 'Grüße "x"') FROM generate_series(0, %d) g`, from, from, n-1)
+ CASE WHEN g %% 2 = 0 THEN '' END, 'corr-' || g, gen_random_uuid()::text, 'aGFzaA==', 'none', NULL, NULL::timestamptz,
+ jsonb_build_object('n', 9007199254740993 + g, 'list', jsonb_build_array(g, 1.50, NULL), 'text', 'Grüße "x"') FROM generate_series(0, %d) g`, from, n-1)
 }
 
 // batch writes n rows to a partition as ingest does, and returns their smallest id.

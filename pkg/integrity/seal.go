@@ -3,6 +3,7 @@ package integrity
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -72,7 +73,11 @@ func (l *Log) Seal(ctx context.Context, db *postgres.DB, t *Table, o SealOptions
 		_ = conn.Close(end) // the server ends the session either way
 	}()
 	s := &sealer{log: l, db: db, conn: conn, table: t, opts: o, res: &res}
-	if err := s.prepare(ctx); err != nil {
+	err = s.prepare(ctx)
+	if err == nil {
+		err = s.settle(ctx)
+	}
+	if err != nil {
 		return res, fmt.Errorf("seal %s: %w", res.Table, err)
 	}
 	for _, p := range s.parts {
@@ -97,13 +102,18 @@ type sealer struct {
 	parts  []partition
 }
 
+// prepare reads the format and the partitions in one snapshot.
 func (s *sealer) prepare(ctx context.Context) error {
-	rel, err := readRelation(ctx, s.conn, s.table.OID)
+	tx, err := s.conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
+	if err != nil {
+		return fmt.Errorf("begin a snapshot: %w", err)
+	}
+	defer rollback(ctx, tx)
+	rel, err := readRelation(ctx, tx, s.table.OID)
 	if err != nil {
 		return err
 	}
-	var ok bool
-	if s.format, s.logged, err = s.log.loggedFormat(ctx, s.conn, s.table.ID); err != nil {
+	if s.format, s.logged, err = s.log.loggedFormat(ctx, tx, s.table.ID); err != nil {
 		return err
 	}
 	if !s.logged {
@@ -115,19 +125,24 @@ func (s *sealer) prepare(ctx context.Context) error {
 		return fault.New(fault.Config, "", "%s.%s: %w", s.table.Schema, s.table.Name, err)
 	}
 	s.table.Format, s.table.KeyColumn = s.format, rel.keyColumn
-	if s.parts, err = readPartitions(ctx, s.conn, s.table.OID); err != nil {
+	if s.parts, err = readPartitions(ctx, tx, s.table.OID); err != nil {
 		return err
 	}
-	rels, err := readChildren(ctx, s.conn, s.table.OID)
+	rels, err := readChildren(ctx, tx, s.table.OID)
 	if err != nil {
 		return err
 	}
 	for i := range s.parts {
-		if s.parts[i].rel, ok = rels[s.parts[i].oid]; !ok {
-			return fault.New(fault.Unavailable, "run it again", "its partitions are being changed")
-		}
+		s.parts[i].rel = rels[s.parts[i].oid]
 	}
-	return s.settle(ctx)
+	return nil
+}
+
+// rollback ends a transaction that only read.
+func rollback(ctx context.Context, tx pgx.Tx) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	_ = tx.Rollback(ctx) // there is nothing to undo
 }
 
 // settle waits a little for transactions that have begun to write, so that fewer rows come late.
@@ -172,23 +187,28 @@ func (s *sealer) partition(ctx context.Context, p partition) error {
 	if err != nil {
 		return fmt.Errorf("begin a snapshot: %w", err)
 	}
-	defer func() {
-		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-		defer cancel()
-		_ = tx.Rollback(undo) // it only read
-	}()
+	defer rollback(ctx, tx)
 	rels := []unitRelation{{rel: p.rel, name: p.ref.Name, rng: p.ref.Range.key()}}
 	if err := lockForReading(ctx, tx, rels, s.opts.Wait, false); err != nil {
+		if errors.Is(err, errStale) || postgres.SQLState(err) == postgres.UndefinedTable {
+			s.skip(p, "it was dropped or renamed meanwhile")
+			return nil
+		}
 		return err
 	}
 	if p.ref.Range.Default {
 		n, err := countRows(ctx, tx, p.rel)
+		if err != nil {
+			return err
+		}
 		s.res.UnsealedDefault += n
-		return err
 	}
 	entries, ok, err := s.accept(ctx, tx, p)
 	if err != nil || !ok {
 		return err
+	}
+	if p.ref.Range.Default {
+		return s.acceptOnly(ctx, entries)
 	}
 	todo, err := s.count(ctx, tx, p)
 	if err != nil {
@@ -204,10 +224,21 @@ func (s *sealer) partition(ctx context.Context, p partition) error {
 			return nil
 		}
 	}
-	if s.opts.DryRun {
+	switch {
+	case s.opts.DryRun:
 		return nil
+	case todo.rows == 0:
+		return s.acceptOnly(ctx, entries)
 	}
 	return s.write(ctx, tx, p, todo, entries)
+}
+
+// acceptOnly records a partition without rows to seal.
+func (s *sealer) acceptOnly(ctx context.Context, entries []Entry) error {
+	if s.opts.DryRun || len(entries) == 0 {
+		return nil
+	}
+	return s.append(ctx, entries)
 }
 
 func (s *sealer) skip(p partition, reason string) {
@@ -268,12 +299,6 @@ func (s *sealer) count(ctx context.Context, tx pgx.Tx, p partition) (todo, error
 
 // write reads the unsealed rows back in the order of their ids and appends a record for each set.
 func (s *sealer) write(ctx context.Context, tx pgx.Tx, p partition, t todo, entries []Entry) error {
-	if t.rows == 0 {
-		if len(entries) == 0 {
-			return nil
-		}
-		return s.append(ctx, entries)
-	}
 	b := setBuilder{hash: audit.NewHasher(s.format)}
 	left := t.rows
 	flush := func() error {

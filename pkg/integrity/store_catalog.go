@@ -134,10 +134,11 @@ type partition struct {
 	pages int64
 }
 
-// readPartitions lists the partitions of a table in the order of their bounds, as the catalog has them.
+// readPartitions lists the partitions of a table in the order of their bounds, as the catalog has them in the snapshot of q. (With the
+// relation's oid pg_get_expr gives NULL for one that was dropped since; bounds have no columns, so it is not needed.)
 func readPartitions(ctx context.Context, q Querier, table uint32) ([]partition, error) {
 	rows, err := q.Query(ctx, `
-SELECT i.inhrelid, c.relname, pg_get_expr(c.relpartbound, c.oid), c.relpages
+SELECT i.inhrelid, c.relname, pg_get_expr(c.relpartbound, 0), c.relpages
 FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
 WHERE i.inhparent = $1 AND NOT i.inhdetachpending ORDER BY i.inhrelid`, table)
 	if err != nil {

@@ -89,11 +89,7 @@ func (w *worker) attempt(ctx context.Context, u *unit, ordered bool, found *coll
 	if err != nil {
 		return res, fmt.Errorf("begin a snapshot: %w", err)
 	}
-	defer func() {
-		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-		defer cancel()
-		_ = tx.Rollback(undo) // it only read
-	}()
+	defer rollback(ctx, tx)
 	if err := lockForReading(ctx, tx, u.rels, w.v.opts.Wait, ordered); err != nil {
 		if postgres.IsLockNotAvailable(err) {
 			return res, fault.New(fault.Locked, "wait for the other transaction to end, or allow more time with --wait", "read %s: %w", u.rels[0].name, err)
