@@ -1,7 +1,205 @@
 package cmd
 
-import "github.com/spf13/cobra"
+import (
+	"context"
+	"fmt"
+	"time"
 
-func newPartitionCmd(_ *App) *cobra.Command {
-	return &cobra.Command{Use: "partition", Short: "Create, list and prune partitions"}
+	"github.com/spf13/cobra"
+
+	"auditdb/internal/fault"
+	"auditdb/internal/output"
+	"auditdb/internal/postgres"
+	"auditdb/internal/redis"
+	"auditdb/pkg/partitions"
+)
+
+// partitionDocuments lists the documents of the partition commands.
+func partitionDocuments() map[string]any {
+	return map[string]any{"partition.create": partitionCreateDoc{}, "partition.list": partitionListDoc{}, "partition.prune": partitionPruneDoc{}}
+}
+
+func newPartitionCmd(app *App) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "partition",
+		Short: "Create, list and prune partitions",
+		Long: "TABLE is [schema.]name as in SQL; without it, every registered table (auditdb.managed_table), else public.audit_log. It is any table\n" +
+			"partitioned by range over one column of type timestamptz, timestamp or date; auditdb's own schema need not be there.",
+		Example: "  auditdb partition list\n  auditdb partition create --ahead 12\n  auditdb partition prune --older-than 13mo --dry-run",
+	}
+	cmd.AddCommand(newPartitionCreateCmd(app), newPartitionListCmd(app), newPartitionPruneCmd(app))
+	return cmd
+}
+
+// boundsDoc names a partition and its range; open ends are null.
+type boundsDoc struct {
+	Name string     `json:"name"`
+	From *time.Time `json:"from"`
+	To   *time.Time `json:"to"`
+}
+
+func describeBounds(p partitions.Partition) boundsDoc {
+	d := boundsDoc{Name: p.Name}
+	d.From, d.To = ends(p)
+	return d
+}
+
+// ends gives the ends of a partition's range, nil for open ones and for the default partition.
+func ends(p partitions.Partition) (from, to *time.Time) {
+	if p.Default {
+		return nil, nil
+	}
+	if !p.FromMin {
+		from = &p.From
+	}
+	if !p.ToMax {
+		to = &p.To
+	}
+	return from, to
+}
+
+// partitionTables finds the tables that a command is about, in a fixed order. Where none is named and one of several cannot be found,
+// the others are still returned; each has its error beside it.
+func partitionTables(ctx context.Context, db *postgres.DB, args []string) ([]resolved, error) {
+	names := args
+	if len(names) == 0 {
+		var err error
+		if names, err = partitions.Registered(ctx, db.Pool()); err != nil {
+			return nil, err
+		}
+	}
+	found := make([]resolved, len(names))
+	for i, name := range names {
+		found[i].name = name
+		found[i].table, found[i].err = partitions.Resolve(ctx, db, name)
+		if found[i].err == nil {
+			found[i].name = found[i].table.String()
+		}
+	}
+	if len(found) == 1 && found[0].err != nil {
+		return nil, found[0].err
+	}
+	return found, nil
+}
+
+// resolved is a table that was asked for.
+type resolved struct {
+	name  string
+	table partitions.Table
+	err   error
+}
+
+// partitionWorker returns what makes and removes partitions, with its evidence and locks.
+func partitionWorker(app *App, db *postgres.DB) (*partitions.Worker, error) {
+	evidence, err := newLedger(app)
+	if err != nil {
+		return nil, err
+	}
+	return partitions.NewWorker(partitions.Options{
+		DB: db, Ledger: evidence, Lock: partitionLock(app, db), Now: app.Now, LockTimeout: app.Config.LockTimeout, Wait: app.Config.Wait, Log: app.Log,
+	}), nil
+}
+
+// partitionLock takes the lock in Redis first, where Redis is configured, so that runs on other hosts need not poll the database; then
+// PostgreSQL's, which is the one that counts.
+func partitionLock(app *App, db *postgres.DB) partitions.LockFunc {
+	return func(ctx context.Context, t partitions.Table) (context.Context, func(), error) {
+		first, err := lockInRedis(ctx, app, db, t)
+		if err != nil {
+			return nil, nil, err
+		}
+		lock, err := db.Lock(ctx, partitions.LockName(t), app.Config.Wait)
+		if err != nil {
+			first()
+			return nil, nil, err
+		}
+		locked, stop := lock.Guard(ctx)
+		return locked, func() {
+			stop()
+			lock.Release()
+			first()
+		}, nil
+	}
+}
+
+func lockInRedis(ctx context.Context, app *App, db *postgres.DB, t partitions.Table) (release func(), err error) {
+	none := func() {}
+	client, err := app.Redis(ctx)
+	if err != nil || client == nil {
+		return none, err
+	}
+	server, err := db.Info(ctx)
+	if err != nil {
+		return nil, err
+	}
+	name := fmt.Sprintf("%d:%d:%s", server.SystemID, server.DatabaseOID, partitions.LockName(t))
+	lock, err := client.Lock(ctx, name, app.Config.Redis.LockTTL, app.Config.Wait)
+	switch {
+	case err == nil:
+		return lock.Release, nil
+	case redis.IsGone(err) && !app.Config.Redis.Required:
+		app.Warn("going on without Redis, with PostgreSQL's locks alone: %v", err)
+		return none, nil
+	}
+	return nil, err
+}
+
+// startPartitionJob records the run; about is its only table, if it has just one.
+func startPartitionJob(ctx context.Context, app *App, db *postgres.DB, name string, tables []resolved) error {
+	var id *int16
+	if len(tables) == 1 {
+		id = tables[0].table.ManagedID
+	}
+	_, err := app.StartJob(ctx, db, name, id)
+	return err
+}
+
+// applyZone sets another time zone for this run, and an interval if one is named.
+func applyZone(t *partitions.Table, zone, interval string) error {
+	if zone != "" {
+		if err := t.SetZone(zone); err != nil {
+			return err
+		}
+	}
+	if interval == "" {
+		return nil
+	}
+	var err error
+	t.Interval, err = partitions.ParseInterval(interval)
+	return err
+}
+
+// keyTime reads a time that the user wrote, in the table's zone, as a value of its key.
+func keyTime(app *App, t partitions.Table, flag, text string) (time.Time, error) {
+	at, err := ParseTime(text, app.Now(), t.Location)
+	if err != nil {
+		return time.Time{}, fault.New(fault.Usage, fault.HintOf(err), "--%s: %w", flag, err)
+	}
+	return t.KeyTime(at), nil
+}
+
+func completeIntervals(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	var names []string
+	for _, i := range partitions.Intervals() {
+		names = append(names, string(i))
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// rowsCell is a number of rows, nil when it is not known.
+func rowsCell(n *int64) any { return orNothing(n) }
+
+// known is nil for the -1 that stands for not known.
+func known(n int64) *int64 {
+	if n < 0 {
+		return nil
+	}
+	return &n
+}
+
+// printFailed shows what failed among several.
+func printFailed(t *output.Table, failed []failedEntry) {
+	for _, f := range failed {
+		t.Line("Failed: %s: %s", f.Table, f.Error)
+	}
 }

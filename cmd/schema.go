@@ -28,6 +28,7 @@ func documents() map[string]any {
 		},
 		demoDocuments(),
 		migrateDocuments(),
+		partitionDocuments(),
 		doctorDocuments(),
 		integrityDocuments(),
 		verifyDocuments(),

@@ -1,0 +1,270 @@
+package cmd
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"auditdb/internal/output"
+	"auditdb/internal/postgres"
+	"auditdb/pkg/partitions"
+	"auditdb/pkg/plan"
+)
+
+// partitionPruneDoc is auditdb.partition.prune.v1.
+type partitionPruneDoc struct {
+	Tables         []partitionPruneTable `json:"tables"`
+	Failed         []failedEntry         `json:"failed"`
+	DryRun         bool                  `json:"dry_run"`
+	ElapsedSeconds float64               `json:"elapsed_seconds"`
+	Plan           plan.Plan             `json:"plan"`
+}
+
+type partitionPruneTable struct {
+	Table  string        `json:"table"`
+	Cutoff *time.Time    `json:"cutoff"` // null: no policy
+	Pruned []prunedEntry `json:"pruned"`
+	Kept   []keptEntry   `json:"kept"`
+}
+
+type prunedEntry struct {
+	Name      string            `json:"name"`
+	From      *time.Time        `json:"from"`
+	To        *time.Time        `json:"to"`
+	Action    partitions.Action `json:"action"`
+	Rows      *int64            `json:"rows"`
+	SizeBytes *int64            `json:"size_bytes"`
+}
+
+type keptEntry struct {
+	Name   string            `json:"name"`
+	Reason partitions.Reason `json:"reason"`
+}
+
+// partitionPruneOptions are the flags of partition prune.
+type partitionPruneOptions struct {
+	olderThan, partition, action, digest string
+	minKeep, maxDrop                     int
+	minKeepSet, maxDropSet               bool
+	dryRun                               bool
+	tables                               []string
+}
+
+func newPartitionPruneCmd(app *App) *cobra.Command {
+	var o partitionPruneOptions
+	cmd := &cobra.Command{
+		Use:   "prune [TABLE]",
+		Short: "Drop or detach partitions that have expired",
+		Long: "By the table's policy, or by --older-than for this run. A partition goes when its upper bound is at or before the cutoff; never the\n" +
+			"default partition, one that reaches beyond now, one under a hold, or one whose archive is required and not verified. Without a\n" +
+			"policy and without --older-than nothing is pruned. It asks first, or needs --yes.",
+		Example: "  auditdb partition prune --dry-run\n  auditdb partition prune --older-than 13mo --yes\n" +
+			"  auditdb partition prune public.audit_log --partition audit_log_2024_01 --older-than 1y --action detach",
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.tables = args
+			o.minKeepSet, o.maxDropSet = cmd.Flags().Changed("min-keep"), cmd.Flags().Changed("max-drop")
+			if err := o.check(cmd); err != nil {
+				return err
+			}
+			return runPartitionPrune(cmd.Context(), app, o)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.olderThan, "older-than", "", "prune what ended before this `TIME` or span back from now; needs no policy and no archive")
+	f.StringVar(&o.partition, "partition", "", "only the partition `NAME`; exit 6 when it has to be kept")
+	f.StringVar(&o.action, "action", "", "drop or detach (default: the policy's, else drop)")
+	f.IntVar(&o.minKeep, "min-keep", partitions.DefaultMinKeep, "keep the newest `N` partitions in any case")
+	f.IntVar(&o.maxDrop, "max-drop", partitions.DefaultMaxDrop, "prune at most `N` partitions of a table, the oldest")
+	f.StringVar(&o.digest, "plan-digest", "", "refuse (exit 6) unless the plan has this `DIGEST` of a dry run")
+	f.BoolVar(&o.dryRun, "dry-run", false, "print the plan and change nothing")
+	_ = cmd.RegisterFlagCompletionFunc("action", cobra.FixedCompletions([]string{"drop", "detach"}, cobra.ShellCompDirectiveNoFileComp)) // the flag exists
+	return cmd
+}
+
+func (o partitionPruneOptions) check(cmd *cobra.Command) error {
+	path := cmd.CommandPath()
+	switch {
+	case o.action != "" && o.action != string(partitions.Drop) && o.action != string(partitions.Detach):
+		return usage(path, "", "--action is drop or detach, not %q", o.action)
+	case o.minKeep < 0:
+		return usage(path, "", "--min-keep cannot be negative")
+	case o.maxDrop < 1:
+		return usage(path, "", "--max-drop must be positive")
+	}
+	return nil
+}
+
+// pruning is one table's prune.
+type pruning struct {
+	change[*partitions.PruneDraft]
+	table partitions.Table
+	done  []partitions.Pruned
+}
+
+func runPartitionPrune(ctx context.Context, app *App, o partitionPruneOptions) error {
+	started := app.Now()
+	db, err := app.Postgres(ctx, "partition.prune")
+	if err != nil {
+		return err
+	}
+	tables, err := partitionTables(ctx, db, o.tables)
+	if err != nil {
+		return err
+	}
+	worker, err := partitionWorker(app, db)
+	if err != nil {
+		return err
+	}
+	prunings := make([]*pruning, len(tables))
+	changes := make([]*change[*partitions.PruneDraft], len(tables))
+	for i, t := range tables {
+		if prunings[i], err = newPruning(app, worker, t, o); err != nil {
+			return err
+		}
+		changes[i] = &prunings[i].change
+	}
+	whole, err := runPlans(ctx, app, changes, planOptions{
+		action: "partition prune", dryRun: o.dryRun, digest: o.digest,
+		confirm: func() string { return questions(prunings) },
+		show:    func(p plan.Plan) { showPlan(app, p) },
+		started: func(ctx context.Context) error { return startPartitionJob(ctx, app, db, "partition.prune", tables) },
+	})
+	if err != nil {
+		return err
+	}
+	doc := partitionPruneDoc{Tables: []partitionPruneTable{}, DryRun: o.dryRun, Plan: whole}
+	for _, p := range prunings {
+		if p.seen {
+			table, err := p.document(ctx, db, o.dryRun)
+			if err != nil {
+				return err
+			}
+			doc.Tables = append(doc.Tables, table)
+		}
+	}
+	var failed error
+	doc.Failed, failed = failures(changes)
+	doc.ElapsedSeconds = app.Now().Sub(started).Seconds()
+	app.Summarize(doc.summary())
+	if len(doc.Tables) > 0 {
+		if err := app.Emit("partition.prune", doc, doc.print); err != nil {
+			return err
+		}
+	}
+	return failed
+}
+
+func newPruning(app *App, worker *partitions.Worker, r resolved, o partitionPruneOptions) (*pruning, error) {
+	p := &pruning{table: r.table}
+	p.change = change[*partitions.PruneDraft]{name: r.name, err: r.err, plan: func(d *partitions.PruneDraft) plan.Plan { return d.Plan }}
+	if r.err != nil {
+		return p, nil
+	}
+	opts := partitions.PruneOptions{Partition: o.partition, Action: partitions.Action(o.action)}
+	if o.minKeepSet {
+		opts.MinKeep = &o.minKeep
+	}
+	if o.maxDropSet {
+		opts.MaxDrop = &o.maxDrop
+	}
+	if o.olderThan != "" {
+		cutoff, err := keyTime(app, p.table, "older-than", o.olderThan)
+		if err != nil {
+			return nil, err
+		}
+		opts.OlderThan = &cutoff
+	}
+	p.draft = func(ctx context.Context) (*partitions.PruneDraft, error) {
+		return worker.DraftPrune(ctx, p.table, opts)
+	}
+	p.locked = func(ctx context.Context, fn func(context.Context) error) error {
+		return worker.Locked(ctx, p.table, fn)
+	}
+	p.apply = func(ctx context.Context, d *partitions.PruneDraft) error {
+		progress := app.Progress("prune partitions of "+p.name, int64(len(d.Plan.Steps)), output.Items)
+		defer progress.Done()
+		var err error
+		p.done, err = worker.ApplyPrune(ctx, d, func(plan.Result) { progress.Add(1) })
+		return err
+	}
+	return p, nil
+}
+
+// questions is what the user is asked.
+func questions(prunings []*pruning) string {
+	var texts []string
+	for _, p := range prunings {
+		if p.seen && len(p.result.Goes) > 0 {
+			texts = append(texts, p.result.Question())
+		}
+	}
+	return strings.Join(texts, "; ")
+}
+
+// showPlan prints the steps where the question will be asked.
+func showPlan(app *App, p plan.Plan) {
+	printSteps(func(format string, args ...any) { fmt.Fprintf(app.Err, format+"\n", args...) }, p)
+}
+
+// document says what was done to the table, or would be.
+func (p *pruning) document(ctx context.Context, db *postgres.DB, dryRun bool) (partitionPruneTable, error) {
+	d := partitionPruneTable{Table: p.name, Cutoff: p.result.Cutoff, Pruned: []prunedEntry{}, Kept: []keptEntry{}}
+	for _, k := range p.result.Kept {
+		d.Kept = append(d.Kept, keptEntry{Name: k.Name, Reason: k.Reason})
+	}
+	gone := p.done
+	if dryRun {
+		for _, part := range p.result.Goes {
+			rows, err := partitions.CountRows(ctx, db.Pool(), part)
+			if err != nil {
+				return partitionPruneTable{}, err
+			}
+			gone = append(gone, partitions.Pruned{Partition: part, Action: p.result.Action, Rows: rows})
+		}
+	}
+	for _, g := range gone {
+		e := prunedEntry{Name: g.Name, Action: g.Action, Rows: known(g.Rows), SizeBytes: known(g.SizeBytes)}
+		e.From, e.To = ends(g.Partition)
+		d.Pruned = append(d.Pruned, e)
+	}
+	return d, nil
+}
+
+func (d partitionPruneDoc) summary() map[string]any {
+	pruned, kept := 0, 0
+	for _, t := range d.Tables {
+		pruned, kept = pruned+len(t.Pruned), kept+len(t.Kept)
+	}
+	return map[string]any{"pruned": pruned, "kept": kept, "failed": len(d.Failed), "dry_run": d.DryRun}
+}
+
+func (d partitionPruneDoc) print(t *output.Table) {
+	if d.DryRun {
+		t.Line("Dry run: nothing was changed. Plan %s.", d.Plan.Digest())
+	}
+	for _, table := range d.Tables {
+		cutoff := "no policy, so nothing is pruned (--older-than is one for a single run)"
+		if table.Cutoff != nil {
+			cutoff = "cutoff " + output.Cell(*table.Cutoff)
+		}
+		t.Line("%s: %s %s, kept %d; %s.", table.Table, map[bool]string{true: "would prune", false: "pruned"}[d.DryRun], countOf(len(table.Pruned), "partition"), len(table.Kept), cutoff)
+		t.Header("pruned", "from", "to", "rows", "size", "action")
+		for _, p := range table.Pruned {
+			t.Row(p.Name, cellTime(p.From), cellTime(p.To), rowsCell(p.Rows), sizeCell(p.SizeBytes), string(p.Action))
+		}
+		t.Header("kept", "why")
+		for _, k := range table.Kept {
+			t.Row(k.Name, string(k.Reason))
+		}
+	}
+	printSkipped(t, d.Plan)
+	printFailed(t, d.Failed)
+	if d.DryRun {
+		t.Line("")
+		printSteps(t.Line, d.Plan)
+	}
+}
