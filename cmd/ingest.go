@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"context"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -182,6 +183,9 @@ func newCreator(app *App, db *postgres.DB) (*partitions.Creator, error) {
 	}), nil
 }
 
+// gcPercent keeps the heap near what is in use: that is a few large buffers without pointers, which cost a collection nothing.
+const gcPercent = 20
+
 func ingestAndReport(ctx context.Context, app *App, o ingestOptions, opts ingest.Options, sources []ingest.Source) error {
 	doc := ingestDoc{DryRun: o.dryRun, Sample: []map[string]any{}, Plan: plan.Plan{Action: "ingest", AsOf: app.Now()}}
 	progress := app.Progress("ingest", 0, output.Rows)
@@ -189,6 +193,7 @@ func ingestAndReport(ctx context.Context, app *App, o ingestOptions, opts ingest
 	opts.OnProgress = func(records, _ int) { progress.Add(int64(records)) }
 	opts.OnReject = shown.add
 	opts.OnEvent = func(columns map[string]any) { doc.Sample = append(doc.Sample, columns) }
+	defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
 	var err error
 	doc.Report, err = ingest.Run(ctx, opts, sources)
 	progress.Done()

@@ -110,8 +110,8 @@ func (p *preparer) take(b *batch, i int, now int64) (reason string) {
 
 func (b *batch) reset(c *chunk) {
 	b.chunk, b.records = c, len(c.records)
-	if cap(b.arena) > 8*keepRaw {
-		b.arena = nil
+	if want := len(c.raw)/4*5 + len(c.records)*64; cap(b.arena) < want || cap(b.arena) > 4*want+keepScratch {
+		b.arena = make([]byte, 0, want)
 	}
 	b.arena, b.rows, b.order, b.bad = b.arena[:0], b.rows[:0], b.order[:0], b.bad[:0]
 	b.leaves, b.shares, b.outside = b.leaves[:0], b.shares[:0], b.outside[:0]

@@ -36,7 +36,7 @@ func BenchmarkPure(b *testing.B) {
 	whole := &leaf{from: math.MinInt64, to: math.MaxInt64}
 	find := func(int64) *leaf { return whole }
 	src := &source{mapper: m.newMapper()}
-	var c chunk
+	c := chunk{limit: maxBatchBytes}
 	var bt batch
 	b.SetBytes(int64(len(data)))
 	b.ReportAllocs()
@@ -52,7 +52,7 @@ func BenchmarkPure(b *testing.B) {
 		rows := 0
 		for end := error(nil); end == nil; {
 			c.reset(src, int64(rows+1))
-			for end == nil && len(c.records) < DefaultBatchRows && len(c.raw) < maxBatchBytes {
+			for end == nil && len(c.records) < DefaultBatchRows && len(c.raw) < c.limit {
 				end = c.read(sp)
 			}
 			if end != nil && !errors.Is(end, io.EOF) {

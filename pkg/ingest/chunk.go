@@ -8,10 +8,10 @@ import (
 type chunk struct {
 	src     *source
 	first   int64    // number of its first record, from 1
+	limit   int      // bytes of raw after which it is full
 	raw     []byte   // the records, each followed by a line end
 	records []placed // where they are
-	over    []*oversize
-	open    bool // the input ended before the last record's terminator
+	open    bool     // the input ended before the last record's terminator
 }
 
 // placed is a record's place.
@@ -21,16 +21,18 @@ type placed struct {
 	over   *oversize
 }
 
-// keepRaw bounds what a chunk keeps for its next use.
-const keepRaw = 3 << 20
+// rawSlack is room for the record that passes a chunk's limit; with it nearly no chunk grows, which would leave garbage.
+const rawSlack = 128 << 10
 
 func (c *chunk) reset(src *source, first int64) {
 	c.src, c.first, c.open = src, first, false
-	if cap(c.raw) > 4*keepRaw {
-		c.raw = nil
+	if want := c.limit + rawSlack; cap(c.raw) > 2*want || cap(c.raw) == 0 { // one huge record must not keep its memory
+		c.raw = make([]byte, 0, want)
 	}
-	c.raw, c.records = c.raw[:0], c.records[:0]
+	c.clear()
 }
+
+func (c *chunk) clear() { c.raw, c.records = c.raw[:0], c.records[:0] }
 
 // read appends the next record.
 func (c *chunk) read(sp splitter) error {

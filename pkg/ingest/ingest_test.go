@@ -30,6 +30,7 @@ import (
 type bed struct {
 	t    testing.TB
 	db   *postgres.DB
+	keys *integrity.Keys
 	opts ingest.Options
 }
 
@@ -49,26 +50,22 @@ func openBed(t testing.TB, url string) *bed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bed{t: t, db: db}
-	b.opts = options(t.Context(), t, db, keys)
+	b := &bed{t: t, db: db, keys: keys}
+	if b.opts, err = optionsFor(t.Context(), db, keys); err != nil {
+		t.Fatal(err)
+	}
 	return b
 }
 
-func options(ctx context.Context, t testing.TB, db *postgres.DB, keys *integrity.Keys) ingest.Options {
-	t.Helper()
-	target := partitions.Table{Schema: "public", Name: "audit_log", Key: partitions.Key{Column: "timestamp", Kind: partitions.KeyTimestamptz}, Interval: partitions.Monthly, Location: time.UTC, Integrity: true, BlockIDs: true}
-	err := db.Pool().QueryRow(ctx, `SELECT 'public.audit_log'::regclass::oid, table_id FROM auditdb.managed_table WHERE table_name = 'audit_log'`).Scan(&target.OID, &target.ManagedID)
+func optionsFor(ctx context.Context, db *postgres.DB, keys *integrity.Keys) (ingest.Options, error) {
+	table, err := partitions.Resolve(ctx, db, "public.audit_log")
 	if err != nil {
-		t.Fatal(err)
+		return ingest.Options{}, err
 	}
 	mapping, err := ingest.ParseMapping(ingest.MappingNative, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
 	return ingest.Options{
-		DB: db, Table: target, Log: integrity.NewLog(keys), Now: time.Now, Mapping: mapping,
-		MaxAhead: 48 * time.Hour, Wait: 20 * time.Second,
-	}
+		DB: db, Table: table, Log: integrity.NewLog(keys), Now: time.Now, Mapping: mapping, MaxAhead: 48 * time.Hour, Wait: 20 * time.Second,
+	}, err
 }
 
 // months makes monthly partitions from the first of a month on.

@@ -160,12 +160,12 @@ func (rd *reading) mapper(format string) (mapper, error) {
 func (rd *reading) skip(ctx context.Context, done doneRange) error {
 	h := sha256.New()
 	writeHeader(h, rd.src.header)
-	c := chunk{}
+	c := chunk{src: rd.src}
 	for rd.record <= done.last {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
-		c.reset(rd.src, rd.record)
+		c.clear()
 		if err := c.read(rd.split); err != nil {
 			return err
 		}
@@ -208,7 +208,7 @@ func (rd *reading) fresh(ctx context.Context, last int64) error {
 
 // fill reads records until the chunk is full.
 func (rd *reading) fill(c *chunk, last int64) error {
-	for rd.record <= last && len(c.records) < rd.run.opts.BatchRows && len(c.raw) < maxBatchBytes {
+	for rd.record <= last && len(c.records) < rd.run.opts.BatchRows && len(c.raw) < c.limit {
 		if err := c.read(rd.split); err != nil {
 			return err
 		}

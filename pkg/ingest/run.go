@@ -22,7 +22,9 @@ import (
 const (
 	// DefaultBatchRows is how many records go into a transaction when nothing else is said.
 	DefaultBatchRows = 10000
-	maxBatchBytes    = 4 << 20          // of records; a batch ends after the record that passes it
+	maxBatchBytes    = 4 << 20 // of records; a batch ends after the record that passes it
+	allBatchBytes    = 6 << 20 // shared by the jobs, so that more of them do not need more memory
+	minBatchBytes    = 1 << 20
 	graceTime        = 10 * time.Second // for batches on their way when the run is told to stop
 	blocksAtOnce     = 4
 )
@@ -148,7 +150,7 @@ func newRun(ctx context.Context, o Options) (*run, error) {
 		return nil, err
 	}
 	for range cap(r.chunks) {
-		r.chunks <- &chunk{}
+		r.chunks <- &chunk{limit: max(minBatchBytes, min(maxBatchBytes, allBatchBytes/o.Jobs))}
 	}
 	for range cap(r.batches) {
 		r.batches <- &batch{}
