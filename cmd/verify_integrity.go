@@ -8,7 +8,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"auditdb/internal/config"
 	"auditdb/internal/fault"
 	"auditdb/internal/output"
 	"auditdb/internal/postgres"
@@ -27,7 +26,7 @@ type verifyOptions struct {
 	from, to, partition string
 	checkpoints         []string
 	jobs                int
-	rate                string
+	rate                *int64
 	maxDuration         *time.Duration
 	seal                bool
 	maxUnsealedAge      string
@@ -57,7 +56,7 @@ func newVerifyIntegrityCmd(app *App) *cobra.Command {
 	f.StringVar(&o.partition, "partition", "", "only the partition of this `NAME`")
 	f.StringArrayVar(&o.checkpoints, "checkpoint", nil, "signed checkpoint kept outside the database, a `FILE|URL`: the log must extend it (repeatable)")
 	f.IntVarP(&o.jobs, "jobs", "j", 2, "partitions to read at once")
-	f.StringVar(&o.rate, "rate", "", "read at most this `SIZE` a second, e.g. 50MB (default: no limit)")
+	o.rate = sizeFlag(f, "rate", 0, "read at most this `SIZE` a second, e.g. 50MB (0: no limit)")
 	o.maxDuration = durationFlag(f, "max-duration", 0, "stop after this time with what is done, exit 0 (0: never)")
 	f.BoolVar(&o.seal, "seal", false, "first take in rows that other applications wrote")
 	f.StringVar(&o.maxUnsealedAge, "max-unsealed-age", "", "unsealed rows older than this `SPAN` are an error")
@@ -150,7 +149,7 @@ func verifyWithProgress(ctx context.Context, app *App, db *postgres.DB, opts int
 func (o verifyOptions) resolve(ctx context.Context, app *App) (opts integrity.VerifyOptions, err error) {
 	now := app.Now()
 	opts = integrity.VerifyOptions{
-		Partition: o.partition, Jobs: o.jobs, Wait: app.Config.Wait, MaxDuration: *o.maxDuration, Now: app.Now,
+		Partition: o.partition, Jobs: o.jobs, Rate: *o.rate, Wait: app.Config.Wait, MaxDuration: *o.maxDuration, Now: app.Now,
 	}
 	if opts.Keys, err = loadKeys(app); err != nil {
 		return opts, err
@@ -158,11 +157,6 @@ func (o verifyOptions) resolve(ctx context.Context, app *App) (opts integrity.Ve
 	if file := app.Config.Integrity.PublicKeyFile; file != "" && opts.Keys == nil {
 		if opts.Public, err = integrity.LoadPublic(file); err != nil {
 			return opts, err
-		}
-	}
-	if o.rate != "" {
-		if opts.Rate, err = config.ParseSize(o.rate); err != nil {
-			return opts, fault.New(fault.Usage, "write a size such as 50MB", "--rate: %w", err)
 		}
 	}
 	if o.from != "" {

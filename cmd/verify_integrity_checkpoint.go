@@ -37,7 +37,7 @@ func readCheckpoints(ctx context.Context, app *App, sources []string) ([]integri
 	if err != nil || path == "" {
 		return out, err
 	}
-	text, err := os.ReadFile(path) //nolint:gosec // the path is the user's own setting
+	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return out, nil
 	}
@@ -53,7 +53,7 @@ func isAddress(source string) bool {
 
 func readCheckpoint(ctx context.Context, source string) ([]byte, error) {
 	if !isAddress(source) {
-		f, err := os.Open(source) //nolint:gosec // the path is the user's own choice
+		f, err := os.Open(source)
 		if err != nil {
 			return nil, err
 		}

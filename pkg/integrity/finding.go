@@ -173,18 +173,6 @@ func (c *collector) total() int64 {
 	return c.counts[SeverityError] + c.counts[SeverityWarning] + c.counts[SeverityInfo]
 }
 
-// has tells whether a finding of the type is kept.
-func (c *collector) has(t FindingType) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, list := range c.kept {
-		if slices.ContainsFunc(list, func(f Finding) bool { return f.Type == t }) {
-			return true
-		}
-	}
-	return false
-}
-
 // list returns at most the cap, errors first, then by table, partition, batch and row.
 func (c *collector) list() []Finding {
 	c.mu.Lock()

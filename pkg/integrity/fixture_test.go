@@ -3,7 +3,6 @@ package integrity
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"slices"
 	"strings"
@@ -30,32 +29,32 @@ type fixture struct {
 
 var monthsOf2024 = []string{"2024-01-01", "2024-02-01", "2024-03-01", "2024-04-01", "2024-05-01"}
 
-func newFixture(t testing.TB) *fixture {
-	t.Helper()
-	db := openDB(t, pgtest.DB(t))
+func newFixture(tb testing.TB) *fixture {
+	tb.Helper()
+	db := openDB(tb, pgtest.DB(tb))
 	keys, err := Generate("test.example/log")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	f := &fixture{t: t, db: db, log: NewLog(keys), block: 1 << 24}
+	f := &fixture{t: tb, db: db, log: NewLog(keys), block: 1 << 24}
 	for i := range 3 {
 		f.exec(fmt.Sprintf("CREATE TABLE public.audit_log_2024_%02d PARTITION OF public.audit_log FOR VALUES FROM ('%s') TO ('%s')", i+1, monthsOf2024[i], monthsOf2024[i+1]))
 	}
-	tables, err := ManagedTables(t.Context(), db.Pool())
+	tables, err := ManagedTables(tb.Context(), db.Pool())
 	if err != nil || len(tables) != 1 || !tables[0].Integrity {
-		t.Fatal("managed tables:", tables, err)
+		tb.Fatal("managed tables:", tables, err)
 	}
 	f.table = &tables[0].Table
 	return f
 }
 
-func openDB(t testing.TB, url string) *postgres.DB {
-	t.Helper()
-	db, err := postgres.Open(t.Context(), postgres.Options{URL: url, Application: "test", MaxConns: 6, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+func openDB(tb testing.TB, url string) *postgres.DB {
+	tb.Helper()
+	db, err := postgres.Open(tb.Context(), postgres.Options{URL: url, Application: "test", MaxConns: 6, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(db.Close)
+	tb.Cleanup(db.Close)
 	return db
 }
 
@@ -187,9 +186,9 @@ func (f *fixture) verify(change ...func(*VerifyOptions)) *Report {
 }
 
 // filled is a fixture with two batches and sealed rows in each month.
-func filled(t testing.TB) (*fixture, int64) {
-	t.Helper()
-	f := newFixture(t)
+func filled(tb testing.TB) (*fixture, int64) {
+	tb.Helper()
+	f := newFixture(tb)
 	first := f.batch(0, 60)
 	f.batch(0, 40)
 	f.batch(1, 50)

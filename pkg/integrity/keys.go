@@ -209,7 +209,7 @@ func LoadKeys(path string) (*Keys, error) {
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
 		return nil, fault.New(fault.Config, "chmod 600 "+path, "integrity key %s has mode %04o: others may read it", path, mode)
 	}
-	text, err := os.ReadFile(path) //nolint:gosec // the path is the user's own setting
+	text, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fault.New(fault.Unavailable, "check integrity.key_file", "read integrity key: %w", err)
 	}
@@ -247,7 +247,7 @@ func ParsePublic(text string) (*PublicKey, error) {
 
 // LoadPublic reads a public key file.
 func LoadPublic(path string) (*PublicKey, error) {
-	text, err := os.ReadFile(path) //nolint:gosec // the path is the user's own setting
+	text, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fault.New(fault.Unavailable, "check integrity.public_key_file", "read public key: %w", err)
 	}
@@ -269,7 +269,7 @@ func (p *PublicKey) Save(path string) error { return createFile(path, []byte(p.v
 
 // createFile makes a file that did not exist, with its final mode from the start, and makes it durable.
 func createFile(path string, text []byte, mode fs.FileMode) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode) //nolint:gosec // the path is the user's own choice
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if errors.Is(err, fs.ErrExist) {
 		return fault.New(fault.Refused, "choose another file, or move the old one away", "%s exists and is not overwritten", path)
 	}
@@ -288,7 +288,7 @@ func createFile(path string, text []byte, mode fs.FileMode) error {
 }
 
 func syncFolder(path string) error {
-	d, err := os.Open(path) //nolint:gosec // the folder of a path that the user chose
+	d, err := os.Open(path)
 	if err != nil {
 		return err
 	}

@@ -116,7 +116,10 @@ func swapLines(text string, i, j int) string {
 func TestRecordsOutOfRange(t *testing.T) {
 	t.Parallel()
 	good := exampleRecords()[5]
-	batch := *good.Body.(*Batch)
+	batch, ok := good.Body.(*Batch)
+	if !ok {
+		t.Fatal("not a batch")
+	}
 	for what, change := range map[string]func(*Batch){
 		"table":            func(b *Batch) { b.Table = 0 },
 		"no rows":          func(b *Batch) { b.Set.Rows = 0 },
@@ -128,7 +131,7 @@ func TestRecordsOutOfRange(t *testing.T) {
 		"huge":             func(b *Batch) { b.Partition.Name = strings.Repeat("x", maxRecord) },
 		"small id":         func(b *Batch) { b.Block, b.Set.MinID, b.Set.MaxID = 0, 1, 3 },
 	} {
-		b := batch
+		b := *batch
 		change(&b)
 		if text, err := (Record{Seq: 1, Time: good.Time, Body: &b}).Encode(); err == nil {
 			t.Errorf("%s is accepted:\n%s", what, text)
@@ -141,13 +144,14 @@ func TestAnyStringSurvives(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		name := rapid.OneOf(rapid.String(), rapid.StringN(0, 40, 200)).Draw(t, "name")
 		us := rapid.Int64Range(-62135596800000000, 253402300799999998).Draw(t, "from")
-		r := Record{Seq: rapid.Int64Range(0, 1<<62).Draw(t, "seq"), Time: time.UnixMicro(us).UTC(), Body: &Prune{
+		body := &Prune{
 			Table: rapid.Int16Range(1, 32767).Draw(t, "table"), Rows: rapid.Int64Range(0, 1<<62).Draw(t, "rows"),
 			Partition: PartitionRef{Name: name, Range: Range{
 				From: time.UnixMicro(us).UTC(), To: time.UnixMicro(us + 1).UTC(),
 				FromMin: rapid.Bool().Draw(t, "min"), ToMax: rapid.Bool().Draw(t, "max"),
 			}},
-		}}
+		}
+		r := Record{Seq: rapid.Int64Range(0, 1<<62).Draw(t, "seq"), Time: time.UnixMicro(us).UTC(), Body: body}
 		text, err := r.Encode()
 		if err != nil {
 			t.Fatal(err)
@@ -156,8 +160,8 @@ func TestAnyStringSurvives(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%q: %v", text, err)
 		}
-		got := again.Body.(*Prune)
-		if got.Partition.Name != name || got.Partition.Range.key() != r.Body.(*Prune).Partition.Range.key() || !again.Time.Equal(r.Time) {
+		got, ok := again.Body.(*Prune)
+		if !ok || got.Partition.Name != name || got.Partition.Range.key() != body.Partition.Range.key() || !again.Time.Equal(r.Time) {
 			t.Fatalf("%q", text)
 		}
 	})

@@ -91,8 +91,8 @@ func (p *planner) table(ctx context.Context, m managed) error {
 	if !p.trustworthy(t, parent) {
 		return nil
 	}
-	if usable, err := p.columns(t, parent, state); err != nil || !usable {
-		return err
+	if !p.columns(t, parent, state) {
+		return nil
 	}
 	parts, err := readPartitions(ctx, p.tx, parent.oid)
 	if err != nil {
@@ -158,20 +158,20 @@ func relationKind(kind byte) string {
 
 // columns compares the table's columns with the logged format. Without one the table's own columns are taken: then only unsealed rows
 // can be counted. It tells whether rows can be read.
-func (p *planner) columns(t *tableCheck, parent relation, state *tableState) (bool, error) {
+func (p *planner) columns(t *tableCheck, parent relation, state *tableState) bool {
 	t.keyColumn = parent.keyColumn
 	var err error
 	if state == nil || len(state.format.Core) == 0 {
 		if t.format, err = parent.format(); err != nil {
 			p.found.add(newFinding(SchemaDrift, "%s: %v", t.name, err).on(t.name))
-			return false, nil
+			return false
 		}
 	} else {
 		t.known, t.format = true, state.format
 	}
 	if t.layout, err = newLayout(t.format, t.keyColumn); err != nil {
 		p.found.add(newFinding(SchemaDrift, "%s: %v", t.name, err).on(t.name))
-		return false, nil
+		return false
 	}
 	want := map[string]string{}
 	for _, c := range append(slices.Clone(t.format.Core), t.format.Personal...) {
@@ -208,7 +208,7 @@ func (p *planner) columns(t *tableCheck, parent relation, state *tableState) (bo
 		usable = false
 		p.found.add(newFinding(SchemaDrift, "the log has more than one format of %s, which this version cannot read", t.name).on(t.name))
 	}
-	return usable, nil
+	return usable
 }
 
 // node is a range on the way to units: a partition of the catalog or a range of the log.
