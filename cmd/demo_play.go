@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/jackc/pgx/v5"
 
 	"auditdb/internal/fault"
@@ -32,7 +33,7 @@ func (d *demo) play(ctx context.Context) error {
 	if err := d.tamper(ctx); err != nil {
 		return err
 	}
-	d.say("\n6. What retention would remove, as a plan")
+	d.say("\n6. What a prune would remove, as a plan with the exact SQL")
 	return d.step(ctx, 0, "partition", "prune", "--older-than", "365d", "--dry-run")
 }
 
@@ -51,12 +52,12 @@ func (d *demo) load(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("demo: %w", err)
 		}
-		d.say("\n3. %d generated events, by binary COPY straight into the partitions", d.o.events)
+		d.say("\n3. %s generated events, by binary COPY straight into the partitions", humanize.Comma(int64(d.o.events)))
 		if err := d.step(ctx, 0, "ingest", events); err != nil {
 			return err
 		}
 	}
-	return d.step(ctx, 0, "partition", "list")
+	return d.step(ctx, 0, "partition", "list", "--exact")
 }
 
 // tamper changes one row as a superuser who switches the guard triggers off, and expects verify-integrity to name that row.
@@ -98,13 +99,15 @@ func (d *demo) run(ctx context.Context, want int, args ...string) (string, error
 	var out bytes.Buffer
 	c := exec.CommandContext(ctx, d.exe, args...) //nolint:gosec // this very program
 	c.Env = d.env
-	c.Stdout, c.Stderr = io.MultiWriter(d.text, &out), d.app.Err
+	show := &excerpt{w: d.text, lines: demoLines}
+	c.Stdout, c.Stderr = io.MultiWriter(show, &out), d.app.Err
 	// A group of its own: an interrupt on the terminal reaches the step once, through ctx.
 	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	c.Cancel = func() error { return c.Process.Signal(syscall.SIGINT) }
 	c.WaitDelay = 30 * time.Second
 	began := d.app.Now()
 	err := c.Run()
+	show.end()
 	if ctx.Err() != nil {
 		return "", context.Cause(ctx)
 	}
@@ -117,4 +120,34 @@ func (d *demo) run(ctx context.Context, want int, args ...string) (string, error
 		return "", fault.New(fault.Internal, "", "demo: %s ended with exit code %d, not %d", line, code, want)
 	}
 	return out.String(), nil
+}
+
+// demoLines is how many lines of a step's output the demo shows: enough for the tables, not for the SQL of every partition.
+const demoLines = 42
+
+// excerpt passes the first lines on and counts the rest.
+type excerpt struct {
+	w            io.Writer
+	lines, after int
+}
+
+// Write shows what is left of the lines.
+func (e *excerpt) Write(p []byte) (int, error) {
+	for line := range bytes.Lines(p) {
+		if e.lines == 0 {
+			e.after++
+			continue
+		}
+		e.lines--
+		if _, err := e.w.Write(line); err != nil {
+			return 0, err
+		}
+	}
+	return len(p), nil
+}
+
+func (e *excerpt) end() {
+	if e.after > 0 {
+		fmt.Fprintf(e.w, "… and %d lines more\n", e.after)
+	}
 }

@@ -208,7 +208,7 @@ func prepare(ctx context.Context, db *postgres.DB) error {
 		}
 		last = nil
 		for _, step := range steps {
-			db.Log().LogAttrs(ctx, slog.LevelInfo, "prepare", slog.String("sql", step.SQL))
+			db.Log().LogAttrs(ctx, slog.LevelDebug, "prepare", slog.String("sql", step.SQL))
 			_, err := db.Pool().Exec(ctx, step.SQL)
 			switch {
 			case err == nil:
