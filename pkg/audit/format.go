@@ -22,7 +22,7 @@ type Format struct {
 }
 
 // AuditLog returns the format of public.audit_log: the columns in the order of its definition, personal ones apart.
-func AuditLog() Format {
+func AuditLog() Format { //nolint:revive // the table is called audit_log
 	return Format{
 		Version: FormatVersion,
 		Salt:    "salt",

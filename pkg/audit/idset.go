@@ -68,13 +68,17 @@ func DecodeIDSet(first int64, enc []byte) (IDSet, error) {
 		if !ok || (gap == 0) != (len(s.runs) == 0) || gap > uint64(math.MaxInt64-next) { //nolint:gosec // next ≥ 0
 			return IDSet{}, errIDSet
 		}
-		length, rest, ok := canonicalUvarint(rest)
+		size, rest, ok := canonicalUvarint(rest)
 		next += int64(gap) //nolint:gosec // bounded above
-		if !ok || length == 0 || length > uint64(MaxSet-s.n) || int64(length) > math.MaxInt64-next {
+		if !ok || size == 0 || size > MaxSet {
 			return IDSet{}, errIDSet
 		}
-		s.runs = append(s.runs, idRun{first: next, length: int(length), before: s.n})
-		s.n += int(length)
+		length := int(size)
+		if length > MaxSet-s.n || int64(length) > math.MaxInt64-next {
+			return IDSet{}, errIDSet
+		}
+		s.runs = append(s.runs, idRun{first: next, length: length, before: s.n})
+		s.n += length
 		next += int64(length)
 		enc = rest
 	}

@@ -320,7 +320,7 @@ func firstByte(s []byte) (b byte, n int) {
 	switch s[1] {
 	case 'u':
 		v, _ := hex4(s[2:6])
-		return byte(v), 6
+		return byte(v), 6 //nolint:gosec // only control characters are written so
 	default:
 		return unescape(s[1]), 2
 	}

@@ -122,7 +122,7 @@ func FuzzCanonicalJSON(f *testing.F) {
 	})
 }
 
-func TestCanonicalizerAllocations(t *testing.T) {
+func TestCanonicalizerAllocations(t *testing.T) { //nolint:paralleltest // counts allocations
 	doc := []byte(`{"request":{"method":"GET","path":"/v1/things/42","ip":"10.1.2.3"},"amount":12.50,"tags":["a","b"],"note":"été"}`)
 	var c audit.Canonicalizer
 	dst := make([]byte, 0, 4096)

@@ -143,7 +143,7 @@ func (b *batch) add(e *event, record int) {
 func (b *batch) sort() {
 	sorted := true
 	for i := range b.rows {
-		b.order = append(b.order, int32(i)) //nolint:gosec // at most 65,536 rows
+		b.order = append(b.order, int32(i)) // at most 65,536 rows
 		if i > 0 && b.rows[i].micros < b.rows[i-1].micros {
 			sorted = false
 		}

@@ -38,11 +38,11 @@ const (
 )
 
 // newProxy returns the address of address's database behind a proxy.
-func newProxy(t testing.TB, address string, lost func(byte, []byte) fate) string {
-	t.Helper()
+func newProxy(tb testing.TB, address string, lost func(byte, []byte) fate) string {
+	tb.Helper()
 	u, err := url.Parse(address)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	q := u.Query()
 	port := q.Get("port")
@@ -50,13 +50,13 @@ func newProxy(t testing.TB, address string, lost func(byte, []byte) fate) string
 		port = "5432"
 	}
 	p := &proxy{server: filepath.Join(q.Get("host"), ".s.PGSQL."+port), lost: lost}
-	dir := t.TempDir()
+	dir := tb.TempDir()
 	var lc net.ListenConfig
-	if p.ln, err = lc.Listen(t.Context(), "unix", filepath.Join(dir, ".s.PGSQL."+port)); err != nil {
-		t.Fatal(err)
+	if p.ln, err = lc.Listen(tb.Context(), "unix", filepath.Join(dir, ".s.PGSQL."+port)); err != nil {
+		tb.Fatal(err)
 	}
 	p.wait.Go(p.accept)
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		p.stopped.Store(true)
 		_ = p.ln.Close()
 		p.wait.Wait()
@@ -152,7 +152,7 @@ func TestLostCommits(t *testing.T) {
 		}
 		return pass
 	}))
-	for _, jobs := range []int{1, 3} {
+	for _, jobs := range []int{1, 3} { //nolint:paralleltest // they count commits together
 		t.Run(fmt.Sprintf("%d jobs", jobs), func(t *testing.T) {
 			b.opts.BatchRows, b.opts.Jobs = 10, jobs
 			before := straight.rows()

@@ -260,7 +260,7 @@ func TestColumnsAreTheTables(t *testing.T) {
 	}
 }
 
-func TestPreparingAllocatesNothing(t *testing.T) {
+func TestPreparingAllocatesNothing(t *testing.T) { //nolint:paralleltest // counts allocations
 	data := sampleEvents(t, 1000)
 	m := Mapping{Name: MappingNative}
 	p := &preparer{fixed: &fixed{}, now: benchNow, seed: maphash.MakeSeed()}

@@ -34,25 +34,25 @@ type bed struct {
 	opts ingest.Options
 }
 
-func newBed(t testing.TB) *bed {
-	t.Helper()
-	return openBed(t, pgtest.DB(t))
+func newBed(tb testing.TB) *bed {
+	tb.Helper()
+	return openBed(tb, pgtest.DB(tb))
 }
 
-func openBed(t testing.TB, url string) *bed {
-	t.Helper()
-	db, err := postgres.Open(t.Context(), postgres.Options{URL: url, Application: "ingest-test", LockTimeout: 100 * time.Millisecond})
+func openBed(tb testing.TB, url string) *bed {
+	tb.Helper()
+	db, err := postgres.Open(tb.Context(), postgres.Options{URL: url, Application: "ingest-test", LockTimeout: 100 * time.Millisecond})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(db.Close)
+	tb.Cleanup(db.Close)
 	keys, err := integrity.Generate("ingest.test")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	b := &bed{t: t, db: db, keys: keys}
-	if b.opts, err = optionsFor(t.Context(), db, keys); err != nil {
-		t.Fatal(err)
+	b := &bed{t: tb, db: db, keys: keys}
+	if b.opts, err = optionsFor(tb.Context(), db, keys); err != nil {
+		tb.Fatal(err)
 	}
 	return b
 }
@@ -187,19 +187,19 @@ func events(first, n int) string {
 	return s.String()
 }
 
-func write(t testing.TB, name, content string) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), name)
+func write(tb testing.TB, name, content string) string {
+	tb.Helper()
+	path := filepath.Join(tb.TempDir(), name)
 	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return path
 }
 
-func rewrite(t testing.TB, path, content string) {
-	t.Helper()
+func rewrite(tb testing.TB, path, content string) {
+	tb.Helper()
 	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
@@ -258,20 +258,20 @@ func TestCloudTrail(t *testing.T) {
 }
 
 // records decodes a CloudTrail file in the ordinary way.
-func records(t testing.TB, path string) []json.RawMessage {
-	t.Helper()
+func records(tb testing.TB, path string) []json.RawMessage {
+	tb.Helper()
 	f, err := os.Open(path)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	defer func() { _ = f.Close() }()
 	z, err := gzip.NewReader(f)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	var doc struct{ Records []json.RawMessage }
 	if err := json.NewDecoder(z).Decode(&doc); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return doc.Records
 }

@@ -62,8 +62,8 @@ func (m *native) take(e *event, w *objectWalk, c column) error {
 		e.clear(c)
 		return w.skipNull()
 	}
-	switch {
-	case c == colDetails:
+	switch c {
+	case colDetails:
 		start := len(e.scratch)
 		out, end, err := e.canon.AppendAt(e.scratch, w.rec, w.pos)
 		if err != nil {
@@ -72,7 +72,7 @@ func (m *native) take(e *event, w *objectWalk, c column) error {
 		e.scratch, e.details = out, out[start:len(out):len(out)]
 		w.pos = end
 		return nil
-	case c == colLatency:
+	case colLatency:
 		return m.takeLatency(e, w)
 	}
 	if w.pos >= len(w.rec) || w.rec[w.pos] != '"' {

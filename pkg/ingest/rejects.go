@@ -47,7 +47,7 @@ type RejectFile struct {
 // OpenRejects opens or makes a rejects file with mode 0600; a file that others may read is refused. A last line that a crash cut off is
 // removed.
 func OpenRejects(path string) (*RejectFile, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // the user names the file
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fault.New(fault.Usage, "", "open the rejects file: %w", err)
 	}

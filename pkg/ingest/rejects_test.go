@@ -28,11 +28,11 @@ type rejectLine struct {
 	Raw    string `json:"raw_base64"`
 }
 
-func readRejects(t testing.TB, path string) []rejectLine {
-	t.Helper()
+func readRejects(tb testing.TB, path string) []rejectLine {
+	tb.Helper()
 	data, err := os.ReadFile(path)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	var out []rejectLine
 	dec := json.NewDecoder(bytes.NewReader(data))
@@ -43,7 +43,7 @@ func readRejects(t testing.TB, path string) []rejectLine {
 			return out
 		}
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		out = append(out, l)
 	}
@@ -331,7 +331,7 @@ func TestUnknownKeysAndSettings(t *testing.T) {
 }
 
 // TestHugeLineIsNotHeld reads a line of 200 MB.
-func TestHugeLineIsNotHeld(t *testing.T) {
+func TestHugeLineIsNotHeld(t *testing.T) { //nolint:paralleltest // measures memory
 	b := newBed(t)
 	b.months("2024-01", 1)
 	b.opts.MaxBad = -1

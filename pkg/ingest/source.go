@@ -110,7 +110,7 @@ func expandPath(arg string) ([]Source, error) {
 
 // readable opens a file once, so that a missing right is found before any other file is read.
 func readable(path string) error {
-	f, err := os.Open(path) //nolint:gosec // the user names the file
+	f, err := os.Open(path)
 	if err != nil {
 		return fault.New(fault.Usage, "", "open the input: %w", err)
 	}
