@@ -48,9 +48,11 @@ SELECT coalesce(c.reloptions, '{}'), coalesce((SELECT t.reloptions FROM pg_class
   coalesce((SELECT amname::text FROM pg_am WHERE oid = c.relam AND amname <> current_setting('default_table_access_method')), ''),
   c.relreplident::text, coalesce((SELECT h.inhparent FROM pg_index x JOIN pg_inherits h ON h.inhrelid = x.indexrelid WHERE x.indrelid = c.oid AND x.indisreplident), 0)
 FROM pg_class c WHERE c.oid = $1`
+	// Of a column's options only those that people set; servers may keep others there for themselves.
 	columnSettingsSQL = `
-SELECT a.attname, coalesce(a.attstattarget, -1)::int, coalesce(a.attoptions, '{}') FROM pg_attribute a
-WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND (coalesce(a.attstattarget, -1) >= 0 OR a.attoptions IS NOT NULL) ORDER BY a.attnum`
+SELECT a.attname, coalesce(a.attstattarget, -1)::int, ARRAY(SELECT o FROM unnest(a.attoptions) o WHERE starts_with(o, 'n_distinct') ORDER BY o) FROM pg_attribute a
+WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
+  AND (coalesce(a.attstattarget, -1) >= 0 OR EXISTS (SELECT FROM unnest(a.attoptions) o WHERE starts_with(o, 'n_distinct'))) ORDER BY a.attnum`
 	grantsSQL = `
 SELECT x.privilege_type, CASE WHEN x.grantee = 0 THEN '' ELSE pg_get_userbyid(x.grantee)::text END, x.is_grantable
 FROM pg_class c, aclexplode(c.relacl) x WHERE c.oid = $1 AND x.grantee <> c.relowner
