@@ -176,8 +176,9 @@ func (s situation) createSQL(t Table, op createOp, adopt bool) string {
 	child, parent := op.part.Ident(), t.Ident()
 	check := fmt.Sprintf("CONSTRAINT %s CHECK (%s)", rangeCheck, t.Key.within(op.part.Bounds))
 	var sql []string
-	if s.user != t.Owner {
-		sql = append(sql, "SET LOCAL ROLE "+pgx.Identifier{t.Owner}.Sanitize())
+	become, back := s.roles(t)
+	if s.byDefault == nil || back == "" {
+		sql = append(sql, become...)
 	}
 	if s.byDefault != nil {
 		sql = append(sql, "LOCK TABLE ONLY "+parent+" IN SHARE UPDATE EXCLUSIVE MODE", "LOCK TABLE ONLY "+s.byDefault.Ident()+" IN ACCESS EXCLUSIVE MODE")
@@ -188,8 +189,14 @@ func (s situation) createSQL(t Table, op createOp, adopt bool) string {
 			fmt.Sprintf("ALTER TABLE %s ADD CONSTRAINT %s CHECK (false)", child, emptyCheck),
 			fmt.Sprintf("ALTER TABLE %s DROP CONSTRAINT %s, ADD %s", child, emptyCheck, check))
 	} else {
+		if s.byDefault != nil && back != "" {
+			sql = append(sql, become...)
+		}
 		create := fmt.Sprintf("CREATE TABLE %s (LIKE %s INCLUDING ALL EXCLUDING IDENTITY, %s)", child, parent, check)
 		sql = append(sql, strings.Join(append([]string{create}, s.storage...), " "))
+		if back != "" {
+			sql = append(sql, back)
+		}
 	}
 	if op.move {
 		sql = append(sql, s.moveSQL(t, op)...)
@@ -207,6 +214,19 @@ func (s situation) createSQL(t Table, op createOp, adopt bool) string {
 		sql = append(sql, "GRANT "+fmt.Sprintf(g, child))
 	}
 	return strings.Join(sql, ";\n")
+}
+
+// roles gives the statements that become the table's owner, and those that go back to the user who is connected once the new table is made:
+// where the default partition belongs to somebody else, only the connected user may have rights on both.
+func (s situation) roles(t Table) (become []string, back string) {
+	if s.user == t.Owner {
+		return nil, ""
+	}
+	become = []string{"SET LOCAL ROLE " + pgx.Identifier{t.Owner}.Sanitize()}
+	if s.byDefault != nil && s.byDefault.Owner != t.Owner {
+		return become, "RESET ROLE"
+	}
+	return become, ""
 }
 
 // moveSQL moves the range's rows out of the default partition, which is locked by then.

@@ -287,17 +287,26 @@ func (d *PruneDraft) prune(p Partition) {
 }
 
 func (d *PruneDraft) add(p Partition, kind pruneKind, destructive bool, reason, sql string) {
-	if d.user != d.Table.Owner {
+	if role := d.role(p); role != "" {
 		local := "LOCAL "
 		if kind == opDetachConcurrently || kind == opFinalize {
 			local = ""
 		}
-		sql = "SET " + local + "ROLE " + pgx.Identifier{d.Table.Owner}.Sanitize() + ";\n" + sql
+		sql = "SET " + local + "ROLE " + pgx.Identifier{role}.Sanitize() + ";\n" + sql
 	}
 	d.Plan.Steps = append(d.Plan.Steps, plan.Step{
 		Name: p.String(), SQL: sql, Reason: reason, Destructive: destructive, Group: p.String(), Op: pruneOp{part: p, kind: kind},
 		NoTx: kind == opDetachConcurrently || kind == opFinalize,
 	})
+}
+
+// role is what to become for work on p: the table's owner, or "" where p belongs to somebody else, because then only the connected user may
+// have rights on both.
+func (d *PruneDraft) role(p Partition) string {
+	if d.user == d.Table.Owner || p.Owner != d.Table.Owner {
+		return ""
+	}
+	return d.Table.Owner
 }
 
 func commentSQL(p Partition, comment string) string {

@@ -110,7 +110,7 @@ func (x *pruning) Execute(ctx context.Context, group []plan.Step) error {
 		var err error
 		switch op.kind {
 		case opFinalize:
-			what, err = "finalize the detach of ", x.outside(ctx, "ALTER TABLE "+x.d.Table.Ident()+" DETACH PARTITION "+op.part.Ident()+" FINALIZE")
+			what, err = "finalize the detach of ", x.outside(ctx, op.part, "ALTER TABLE "+x.d.Table.Ident()+" DETACH PARTITION "+op.part.Ident()+" FINALIZE")
 		case opUnmark:
 			what, err = "unmark ", x.comment(ctx, op.part, op.part.comment, nil)
 		case opDetach, opDetachConcurrently:
@@ -125,17 +125,14 @@ func (x *pruning) Execute(ctx context.Context, group []plan.Step) error {
 	return nil
 }
 
-func (x *pruning) ddl(ctx context.Context, what string, fn func(pgx.Tx) error) error {
-	role := ""
-	if x.d.user != x.d.Table.Owner {
-		role = x.d.Table.Owner
-	}
-	return x.w.o.DB.DDL(ctx, postgres.DDLOptions{LockTimeout: x.w.o.LockTimeout, Wait: x.w.o.Wait, Role: role, What: what}, fn)
+func (x *pruning) ddl(ctx context.Context, p Partition, what string, fn func(pgx.Tx) error) error {
+	o := postgres.DDLOptions{LockTimeout: x.w.o.LockTimeout, Wait: x.w.o.Wait, Role: x.d.role(p), What: what + " " + p.String()}
+	return x.w.o.DB.DDL(ctx, o, fn)
 }
 
 // comment sets the comment of p and records events, in one transaction. p must still be what was planned.
 func (x *pruning) comment(ctx context.Context, p Partition, text string, events []Event) error {
-	return x.ddl(ctx, "mark "+p.String(), func(tx pgx.Tx) error {
+	return x.ddl(ctx, p, "mark", func(tx pgx.Tx) error {
 		if err := same(ctx, tx, p, p.State); err != nil {
 			return err
 		}
@@ -164,9 +161,9 @@ func (x *pruning) detach(ctx context.Context, op pruneOp) error {
 	sql := "ALTER TABLE " + x.d.Table.Ident() + " DETACH PARTITION " + p.Ident()
 	var err error
 	if op.kind == opDetachConcurrently {
-		err = x.outside(ctx, sql+" CONCURRENTLY")
+		err = x.outside(ctx, p, sql+" CONCURRENTLY")
 	} else {
-		err = x.ddl(ctx, "detach "+p.String(), func(tx pgx.Tx) error {
+		err = x.ddl(ctx, p, "detach", func(tx pgx.Tx) error {
 			_, err := tx.Exec(ctx, sql)
 			return err
 		})
@@ -227,7 +224,7 @@ func (x *pruning) preflight(ctx context.Context, p Partition) error {
 }
 
 // outside runs a statement that cannot be in a transaction, without timeouts: they would leave the detach pending.
-func (x *pruning) outside(ctx context.Context, sql string) error {
+func (x *pruning) outside(ctx context.Context, p Partition, sql string) error {
 	conn, err := x.w.o.DB.Connect(ctx)
 	if err != nil {
 		return err
@@ -238,8 +235,8 @@ func (x *pruning) outside(ctx context.Context, sql string) error {
 		_ = conn.Close(end) // the server ends the session either way
 	}()
 	setup := "SET lock_timeout = 0; SET statement_timeout = 0"
-	if x.d.user != x.d.Table.Owner {
-		setup += "; SET ROLE " + pgx.Identifier{x.d.Table.Owner}.Sanitize()
+	if role := x.d.role(p); role != "" {
+		setup += "; SET ROLE " + pgx.Identifier{role}.Sanitize()
 	}
 	if _, err := conn.PgConn().Exec(ctx, setup).ReadAll(); err != nil {
 		return err
@@ -251,7 +248,7 @@ func (x *pruning) outside(ctx context.Context, sql string) error {
 // drop removes a detached table; the evidence is in the same transaction.
 func (x *pruning) drop(ctx context.Context, p Partition) error {
 	var rows int64
-	err := x.ddl(ctx, "drop "+p.String(), func(tx pgx.Tx) error {
+	err := x.ddl(ctx, p, "drop", func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, "LOCK TABLE ONLY "+p.Ident()+" IN ACCESS EXCLUSIVE MODE"); err != nil {
 			return err
 		}
