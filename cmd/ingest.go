@@ -10,7 +10,6 @@ import (
 
 	"auditdb/internal/fault"
 	"auditdb/internal/output"
-	"auditdb/internal/postgres"
 	"auditdb/pkg/ingest"
 	"auditdb/pkg/partitions"
 	"auditdb/pkg/plan"
@@ -121,7 +120,7 @@ func runIngest(ctx context.Context, app *App, args []string, o ingestOptions) (e
 	}
 	opts := ingest.Options{
 		Now: app.Now, Format: o.format, MaxAhead: *o.maxFuture, BatchRows: o.batchSize, Jobs: o.jobs, ReadBack: o.readBack,
-		Wait: app.Config.Wait, DryRun: o.dryRun, CreatePartitions: o.create, MaxBad: o.maxRejects,
+		Wait: app.Config.Wait, DryRun: o.dryRun, MaxBad: o.maxRejects,
 	}
 	if opts.Mapping, err = o.mappingOf(); err != nil {
 		return err
@@ -167,20 +166,46 @@ func prepareTarget(ctx context.Context, app *App, o ingestOptions, opts *ingest.
 	if opts.Table.ManagedID != nil && !opts.Table.Integrity {
 		app.Warn("integrity is off for %s: nothing is logged, there will be no receipt", opts.Table)
 	}
-	if o.create && !o.dryRun {
-		opts.Creator, err = newCreator(app, opts.DB)
-	}
-	return err
+	return nil
 }
 
-func newCreator(app *App, db *postgres.DB) (*partitions.Creator, error) {
-	evidence, err := newLedger(app)
-	if err != nil {
-		return nil, err
+// roomMaker makes the partitions that events need, or in a dry run says which; it keeps the plan.
+type roomMaker struct {
+	worker *partitions.Worker
+	dryRun bool
+	plan   *plan.Plan
+}
+
+// Ensure implements ingest.Creator. Calls do not overlap.
+func (m roomMaker) Ensure(ctx context.Context, t partitions.Table, ranges []partitions.Bounds) (catalog *partitions.Catalog, made []partitions.Partition, err error) {
+	draft := func(ctx context.Context) (*partitions.Draft, error) {
+		d, err := m.worker.DraftCreate(ctx, t, partitions.CreateOptions{Ranges: ranges})
+		if err == nil {
+			m.plan.Steps = append(m.plan.Steps, d.Plan.Steps...)
+			m.plan.Skipped = append(m.plan.Skipped, d.Plan.Skipped...)
+		}
+		return d, err
 	}
-	return partitions.NewCreator(partitions.CreatorOptions{
-		DB: db, Ledger: evidence, Now: app.Now, LockTimeout: app.Config.LockTimeout, Wait: app.Config.Wait, Log: app.Log,
-	}), nil
+	if m.dryRun {
+		d, err := draft(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		return d.Catalog, d.Creates(), nil
+	}
+	err = m.worker.Locked(ctx, t, func(ctx context.Context) error {
+		d, err := draft(ctx)
+		if err != nil {
+			return err
+		}
+		catalog = d.Catalog
+		created, err := m.worker.ApplyCreate(ctx, d, nil)
+		for _, p := range created {
+			made = append(made, p.Partition)
+		}
+		return err
+	})
+	return catalog, made, err
 }
 
 // gcPercent keeps the heap near what is in use: that is a few large buffers without pointers, which cost a collection nothing.
@@ -194,15 +219,17 @@ func ingestAndReport(ctx context.Context, app *App, o ingestOptions, opts ingest
 	opts.OnReject = shown.add
 	opts.OnEvent = func(columns map[string]any) { doc.Sample = append(doc.Sample, columns) }
 	defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
+	if o.create {
+		worker, err := partitionWorker(app, opts.DB)
+		if err != nil {
+			return err
+		}
+		opts.Creator = roomMaker{worker: worker, dryRun: o.dryRun, plan: &doc.Plan}
+	}
 	var err error
 	doc.Report, err = ingest.Run(ctx, opts, sources)
 	progress.Done()
 	shown.end()
-	for _, p := range doc.Created {
-		doc.Plan.Steps = append(doc.Plan.Steps, plan.Step{
-			Name: p.Name, SQL: "CREATE TABLE … (LIKE … INCLUDING ALL EXCLUDING IDENTITY);\nALTER TABLE … ATTACH PARTITION …", Reason: "events need it",
-		})
-	}
 	app.Summarize(map[string]any{
 		"sources": len(sources), "read": doc.Read, "skipped": doc.Skipped, "inserted": doc.Inserted, "duplicate": doc.Duplicate, "rejected": doc.Rejected,
 		"batches": doc.Batches, "bytes": doc.Bytes,

@@ -79,10 +79,11 @@ func (p *preparer) prepare(b *batch, c *chunk) error {
 		if reason == "" {
 			continue
 		}
-		b.bad = append(b.bad, badEvent{i, reason})
 		if i == len(c.records)-1 && c.open && c.records[i].over == nil {
 			b.records--
+			reason = "the source ends within the record: " + reason
 		}
+		b.bad = append(b.bad, badEvent{i, reason})
 	}
 	b.sum = c.sum(b.records)
 	b.sort()

@@ -2,6 +2,7 @@ package ingest_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -21,11 +22,11 @@ import (
 
 // proxy stands between client and server on a socket of its own and breaks connections.
 type proxy struct {
-	server  string // the server's socket
-	lost    func(message byte, body []byte) fate
-	wait    sync.WaitGroup
-	ln      net.Listener
-	stopped atomic.Bool
+	server string // the server's socket
+	lost   func(message byte, body []byte) fate
+	wait   sync.WaitGroup
+	ln     net.Listener
+	ctx    context.Context //nolint:containedctx // of the test
 }
 
 // fate is what becomes of a message from the client, and of its connection.
@@ -49,7 +50,7 @@ func newProxy(tb testing.TB, address string, lost func(byte, []byte) fate) strin
 	if port == "" {
 		port = "5432"
 	}
-	p := &proxy{server: filepath.Join(q.Get("host"), ".s.PGSQL."+port), lost: lost}
+	p := &proxy{ctx: tb.Context(), server: filepath.Join(q.Get("host"), ".s.PGSQL."+port), lost: lost}
 	dir := tb.TempDir()
 	var lc net.ListenConfig
 	if p.ln, err = lc.Listen(tb.Context(), "unix", filepath.Join(dir, ".s.PGSQL."+port)); err != nil {
@@ -57,7 +58,6 @@ func newProxy(tb testing.TB, address string, lost func(byte, []byte) fate) strin
 	}
 	p.wait.Go(p.accept)
 	tb.Cleanup(func() {
-		p.stopped.Store(true)
 		_ = p.ln.Close()
 		p.wait.Wait()
 	})
@@ -79,7 +79,7 @@ func (p *proxy) accept() {
 func (p *proxy) serve(client net.Conn) {
 	defer func() { _ = client.Close() }()
 	var d net.Dialer
-	server, err := d.DialContext(contextOfTest{}, "unix", p.server)
+	server, err := d.DialContext(p.ctx, "unix", p.server)
 	if err != nil {
 		return
 	}
@@ -124,14 +124,6 @@ func (p *proxy) forward(client net.Conn, server io.Writer) error {
 		}
 	}
 }
-
-// contextOfTest never ends: connections end with their sockets.
-type contextOfTest struct{}
-
-func (contextOfTest) Deadline() (deadline time.Time, ok bool) { return time.Time{}, false }
-func (contextOfTest) Done() <-chan struct{}                   { return nil }
-func (contextOfTest) Err() error                              { return nil }
-func (contextOfTest) Value(any) any                           { return nil }
 
 // TestLostCommits loses the answer of every third COMMIT, and the COMMIT itself of every fifth: events without a uid are there once.
 func TestLostCommits(t *testing.T) {
@@ -274,12 +266,25 @@ func TestPartitionsChangeInMidRun(t *testing.T) {
 	}
 }
 
+// drafter says what would be made.
+type drafter struct{ w *partitions.Worker }
+
+func (d drafter) Ensure(ctx context.Context, t partitions.Table, ranges []partitions.Bounds) (*partitions.Catalog, []partitions.Partition, error) {
+	draft, err := d.w.DraftCreate(ctx, t, partitions.CreateOptions{Ranges: ranges})
+	if err != nil {
+		return nil, nil, err
+	}
+	return draft.Catalog, draft.Creates(), nil
+}
+
 func TestCreatePartitions(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)
-	b.opts.CreatePartitions, b.opts.MaxBad, b.opts.Jobs, b.opts.BatchRows = true, -1, 2, 100
+	b.opts.MaxBad, b.opts.Jobs, b.opts.BatchRows = -1, 2, 100
 	b.opts.MaxAhead = 0
 	b.opts.DryRun = true
+	o := partitions.Options{DB: b.db, Now: time.Now, LockTimeout: 100 * time.Millisecond, Wait: 20 * time.Second}
+	b.opts.Creator = drafter{partitions.NewWorker(o)}
 	in := events(0, 1000) + event("2024-01-05", "2023-05-05") + "\n" + event("2024-01-05", "9024-01-05") + "\n"
 	path := write(t, "log", in)
 	rep := b.run(path)
@@ -290,7 +295,7 @@ func TestCreatePartitions(t *testing.T) {
 		t.Error("the dry run left a trace")
 	}
 	b.opts.DryRun = false
-	b.opts.Creator = partitions.NewCreator(partitions.CreatorOptions{DB: b.db, Now: time.Now, LockTimeout: 100 * time.Millisecond, Wait: 20 * time.Second, Log: b.db.Log()})
+	b.opts.Creator = partitions.NewCreator(o)
 	rep = b.run(path)
 	if rep.Inserted != 1001 || rep.Rejected != 1 || len(rep.Created) != 2 || b.rows() != 1001 {
 		t.Errorf("report %+v", rep)

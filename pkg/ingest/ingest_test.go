@@ -8,9 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -563,5 +565,89 @@ func TestInterrupted(t *testing.T) {
 	b.opts.OnProgress = nil
 	if again := b.run(path); again.Inserted+rep.Inserted != 3000 || b.rows() != 3000 {
 		t.Errorf("then %+v", again)
+	}
+}
+
+// TestLeastPrivilege ingests as a user who has the ingest role and nothing else.
+func TestLeastPrivilege(t *testing.T) {
+	t.Parallel()
+	address := pgtest.DB(t)
+	owner := openBed(t, address)
+	owner.months("2024-01", 1)
+	owner.exec(`GRANT INSERT ON public.audit_log_2024_01 TO auditdb_ingest`) // partition create does
+	user := fmt.Sprintf("ingester_%d", time.Now().UnixNano())
+	owner.exec(`CREATE ROLE ` + user + ` LOGIN PASSWORD 'x'; GRANT auditdb_ingest TO ` + user)
+	t.Cleanup(func() {
+		conn, err := pgx.Connect(context.WithoutCancel(t.Context()), address)
+		if err == nil {
+			_, _ = conn.Exec(context.WithoutCancel(t.Context()), `DROP OWNED BY `+user+`; DROP ROLE `+user)
+			_ = conn.Close(context.WithoutCancel(t.Context()))
+		}
+	})
+	u, err := url.Parse(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.User = url.UserPassword(user, "x")
+	b := openBed(t, u.String())
+	b.opts.BatchRows = 10
+	b.run(write(t, "one", events(0, 30)))
+	if rep := b.run(write(t, "two", events(20, 30))); rep.Inserted != 20 || rep.Duplicate != 10 {
+		t.Errorf("report %+v", rep)
+	}
+	owner.checkLeaves()
+}
+
+func TestExpand(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for _, name := range []string{"b", "a", ".hidden", "sub/c", ".git/d"} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		rewrite(t, filepath.Join(dir, name), "x")
+	}
+	if err := os.Symlink(filepath.Join(dir, "a"), filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	sources, err := ingest.Expand([]string{dir}, "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, s := range sources {
+		got = append(got, strings.TrimPrefix(s.Name, dir))
+	}
+	if want := "/a /b /link /sub/c"; strings.Join(got, " ") != want {
+		t.Errorf("%v, want %s", got, want)
+	}
+	pipe := filepath.Join(dir, "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{filepath.Join(dir, "gone")}, {dir, filepath.Join(dir, "a")}, {pipe}} {
+		if _, err := ingest.Expand(args, "", nil); fault.ClassOf(err) != fault.Usage {
+			t.Errorf("%v: %v", args, err)
+		}
+	}
+	if _, err := ingest.Expand([]string{dir}, "name", nil); fault.ClassOf(err) != fault.Usage {
+		t.Errorf("one name for many: %v", err)
+	}
+	b := newBed(t)
+	b.months("2024-01", 1)
+	go func() {
+		f, err := os.OpenFile(pipe, os.O_WRONLY, 0)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		_, _ = io.WriteString(f, events(0, 10))
+		_ = f.Close()
+	}()
+	if sources, err = ingest.Expand([]string{pipe}, "p", nil); err != nil {
+		t.Fatal(err)
+	}
+	if rep, err := ingest.Run(t.Context(), b.opts, sources); err != nil || rep.Inserted != 10 {
+		t.Errorf("pipe: %+v, %v", rep, err)
 	}
 }

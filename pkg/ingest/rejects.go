@@ -47,7 +47,7 @@ type RejectFile struct {
 // OpenRejects opens or makes a rejects file with mode 0600; a file that others may read is refused. A last line that a crash cut off is
 // removed.
 func OpenRejects(path string) (*RejectFile, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, fault.New(fault.Usage, "", "open the rejects file: %w", err)
 	}
@@ -85,9 +85,6 @@ func (r *RejectFile) load() error {
 	slices.Sort(r.known)
 	if err := r.f.Truncate(end); err != nil {
 		return fmt.Errorf("cut the rejects file after its last whole line: %w", err)
-	}
-	if _, err := r.f.Seek(end, io.SeekStart); err != nil {
-		return fmt.Errorf("go to the end of the rejects file: %w", err)
 	}
 	return nil
 }

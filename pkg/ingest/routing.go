@@ -90,7 +90,7 @@ func (r *run) seal(ctx context.Context, h *audit.Hasher, b *batch) error {
 	if err := b.seal(h, r.catalog.Load().find, recorded); err != nil {
 		return err
 	}
-	if len(b.outside) > 0 && r.opts.CreatePartitions {
+	if len(b.outside) > 0 && r.opts.Creator != nil {
 		if err := r.makeRoom(ctx, b); err != nil {
 			return err
 		}
@@ -118,6 +118,35 @@ const maxCreateAhead = 48 * time.Hour
 
 // makeRoom makes the partitions that rows of the batch lack: the table's whole intervals, as far as they are free.
 func (r *run) makeRoom(ctx context.Context, b *batch) error {
+	r.creating.Lock()
+	defer r.creating.Unlock()
+	ranges := r.lacking(b)
+	if len(ranges) == 0 {
+		return nil
+	}
+	var made []partitions.Partition
+	err := postgres.Retry(ctx, r.retry(), func(ctx context.Context) error { // what is there already is not made again
+		_, created, err := r.opts.Creator.Ensure(ctx, r.opts.Table, ranges)
+		made = append(made, created...)
+		return err
+	})
+	r.mu.Lock()
+	for _, p := range made {
+		r.report.Created = append(r.report.Created, NewPartition{Name: p.Name, From: p.From, To: p.To})
+	}
+	r.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("create partitions: %w", err)
+	}
+	if r.opts.DryRun {
+		r.pretend(made)
+		return nil
+	}
+	return postgres.Retry(ctx, r.retry(), r.reload)
+}
+
+// lacking returns the intervals of the rows that were routed nowhere, and would be now: another job may have made room for them.
+func (r *run) lacking(b *batch) []partitions.Bounds {
 	var ranges []partitions.Bounds
 	latest := r.opts.Now().Add(maxCreateAhead)
 	for _, i := range b.outside { // in the order of time
@@ -125,69 +154,24 @@ func (r *run) makeRoom(ctx context.Context, b *batch) error {
 		if at.After(latest) {
 			break
 		}
-		if n := len(ranges); n == 0 || !at.Before(ranges[n-1].To) {
+		if n := len(ranges); n > 0 && at.Before(ranges[n-1].To) {
+			continue
+		}
+		if r.catalog.Load().find(b.rows[i].micros) == nil {
 			ranges = append(ranges, r.opts.Table.IntervalOf(at))
 		}
 	}
-	if len(ranges) == 0 {
-		return nil
-	}
-	r.creating.Lock()
-	defer r.creating.Unlock()
-	if r.opts.DryRun {
-		r.pretend(ranges)
-		return nil
-	}
-	var created []partitions.Partition
-	err := postgres.Retry(ctx, r.retry(), func(ctx context.Context) (err error) { // what is there already is not made again
-		_, created, err = r.opts.Creator.Ensure(ctx, r.opts.Table, ranges)
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("create partitions: %w", err)
-	}
-	r.mu.Lock()
-	for _, p := range created {
-		r.report.Created = append(r.report.Created, NewPartition{Name: p.Name, From: p.From, To: p.To})
-	}
-	r.mu.Unlock()
-	return postgres.Retry(ctx, r.retry(), r.reload)
+	return ranges
 }
 
 // pretend adds to the catalog what a real run would make.
-func (r *run) pretend(ranges []partitions.Bounds) {
-	now := r.catalog.Load()
-	next := &catalog{leaves: slices.Clone(now.leaves)}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, b := range ranges {
-		for _, free := range now.free(audit.TimestampMicros(b.From), audit.TimestampMicros(b.To)) {
-			l := &leaf{from: free[0], to: free[1]}
-			next.leaves = append(next.leaves, l)
-			bounds := partitions.Bounds{From: audit.MicrosTime(l.from), To: audit.MicrosTime(l.to)}
-			r.report.Created = append(r.report.Created, NewPartition{Name: r.opts.Table.PartitionName(bounds), From: bounds.From, To: bounds.To})
-		}
+func (r *run) pretend(made []partitions.Partition) {
+	next := &catalog{leaves: slices.Clone(r.catalog.Load().leaves)}
+	for _, p := range made {
+		next.leaves = append(next.leaves, &leaf{from: boundMicros(p.From, p.FromMin, math.MinInt64), to: boundMicros(p.To, p.ToMax, math.MaxInt64)})
 	}
 	next.sort()
 	r.catalog.Store(next)
-}
-
-// free returns what of [from, to) no partition takes.
-func (c *catalog) free(from, to int64) [][2]int64 {
-	var out [][2]int64
-	for _, l := range c.leaves {
-		if l.to <= from || l.from >= to {
-			continue
-		}
-		if l.from > from {
-			out = append(out, [2]int64{from, l.from})
-		}
-		from = l.to
-	}
-	if from < to {
-		out = append(out, [2]int64{from, to})
-	}
-	return out
 }
 
 func (c *catalog) sort() {

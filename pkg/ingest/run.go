@@ -52,9 +52,8 @@ type Options struct {
 	Wait      time.Duration // for locks, and for a server that is away
 	DryRun    bool          // parse and map only
 
-	// CreatePartitions makes partitions for rows that none takes, by Creator (which a dry run does not need); else such rows are rejected.
-	CreatePartitions bool
-	Creator          Creator
+	// Creator makes partitions for rows that none takes; without one such rows are rejected. In a dry run it only says what it would make.
+	Creator Creator
 
 	OnReject   func(Reject)                 // told of each record not taken, after its batch was committed; may be nil
 	OnProgress func(records, bytes int)     // told of each batch; may be nil

@@ -18,9 +18,10 @@ import (
 
 // Source is something to read events from.
 type Source struct {
-	Name string    // what the database knows it by: by default its absolute path
-	Path string    // of a regular file; empty for a stream
-	In   io.Reader // of a stream
+	Name   string    // what the database knows it by: by default its absolute path
+	Path   string    // of a file
+	In     io.Reader // of a stream without a path
+	stream bool      // can be read once only, and its path does not name its content
 }
 
 // Stdin is the argument that stands for standard input.
@@ -33,7 +34,7 @@ func Expand(args []string, name string, in io.Reader) ([]Source, error) {
 	var all []Source
 	for _, arg := range args {
 		if arg == Stdin {
-			all = append(all, Source{In: in})
+			all = append(all, Source{In: in, stream: true})
 			continue
 		}
 		found, err := expandPath(arg)
@@ -59,7 +60,7 @@ func nameSources(all []Source, name string) error {
 		}
 		switch {
 		case all[i].Name == "":
-			return fault.New(fault.Usage, "--source NAME: events of the same name are taken once", "standard input needs a name")
+			return fault.New(fault.Usage, "--source NAME: events of the same name are taken once", "standard input and pipes need a name")
 		case strings.ContainsRune(all[i].Name, 0) || len(all[i].Name) > 2000:
 			return fault.New(fault.Usage, "", "the source's name is too long or has a NUL byte")
 		case seen[all[i].Name]:
@@ -79,6 +80,9 @@ func expandPath(arg string) ([]Source, error) {
 	if err != nil {
 		return nil, fault.New(fault.Usage, "", "look for %s: %w", arg, err)
 	}
+	if !info.IsDir() && !info.Mode().IsRegular() {
+		return []Source{{Path: abs, stream: true}}, nil
+	}
 	if !info.IsDir() {
 		if err := readable(abs); err != nil {
 			return nil, err
@@ -95,7 +99,7 @@ func expandPath(arg string) ([]Source, error) {
 				return filepath.SkipDir
 			}
 			return nil
-		case d.Type().IsRegular():
+		case isFile(path, d):
 			found = append(found, Source{Name: path, Path: path})
 			return readable(path)
 		}
@@ -106,6 +110,15 @@ func expandPath(arg string) ([]Source, error) {
 	}
 	slices.SortFunc(found, func(a, b Source) int { return strings.Compare(a.Path, b.Path) })
 	return found, nil
+}
+
+// isFile tells files and links to files.
+func isFile(path string, d fs.DirEntry) bool {
+	if d.Type()&fs.ModeSymlink == 0 {
+		return d.Type().IsRegular()
+	}
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular()
 }
 
 // readable opens a file once, so that a missing right is found before any other file is read.
@@ -191,12 +204,15 @@ func (s *source) open(ctx context.Context) (io.Reader, func(), error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("open %s: %w", s.Name, err)
 	}
+	if s.stream {
+		return newStreamReader(ctx, f), func() { _ = f.Close() }, nil // read only
+	}
 	return &cancelReader{ctx, f}, func() { _ = f.Close() }, nil // read only
 }
 
 // unchanged tells whether a finished file is still the same, by size and digest, without parsing it.
 func (s *source) unchanged(ctx context.Context) (bool, error) {
-	if s.Path == "" || !s.state.finished {
+	if s.stream || !s.state.finished {
 		return false, nil
 	}
 	f, err := os.Open(s.Path)
