@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -197,11 +198,8 @@ func verdict(r *integrity.Report) error {
 // verifyTableOf draws findings first and the assurance last.
 func verifyTableOf(t *output.Table, r *integrity.Report) {
 	if len(r.Findings) > 0 {
-		t.Header("severity", "type", "table", "partition", "batch", "row", "detail")
-		for _, f := range r.Findings {
-			t.Row(severityCell(f.Severity), string(f.Type), orNothing(f.Table), orNothing(f.Partition), plainNumber(f.Batch), plainNumber(f.RowID), f.Detail)
-		}
-		if more := r.FindingsTotal - int64(len(r.Findings)); more > 0 {
+		findingsTable(t, r.Findings)
+		if r.FindingsTotal > int64(len(r.Findings)) {
 			t.Line("%d findings in all.", r.FindingsTotal)
 		}
 		t.Line("")
@@ -221,6 +219,29 @@ func verifyTableOf(t *output.Table, r *integrity.Report) {
 		t.Line("Checkpoint: %s, %d records, root %s", r.Checkpoint.Origin, r.Checkpoint.Size, r.Checkpoint.Root)
 	}
 	t.Line("Checked: %s", r.Assurance)
+}
+
+// findingsTable leaves the table's name out where there is only one.
+func findingsTable(t *output.Table, findings []integrity.Finding) {
+	several := false
+	for _, f := range findings {
+		several = several || f.Table != nil && findings[0].Table != nil && *f.Table != *findings[0].Table
+	}
+	t.Header("severity", "finding", "partition", "record", "row", "detail")
+	for _, f := range findings {
+		where := orNothing(f.Partition)
+		if several && f.Table != nil {
+			where = strings.TrimSuffix(*f.Table+" "+stringOf(f.Partition), " ")
+		}
+		t.Row(severityCell(f.Severity), string(f.Type), where, plainNumber(f.Batch), plainNumber(f.RowID), f.Detail)
+	}
+}
+
+func stringOf(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
 }
 
 // plainNumber is a number that is a name: not grouped by thousands.

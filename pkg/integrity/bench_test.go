@@ -4,8 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
+
+	"github.com/jackc/pgx/v5"
 
 	"auditdb/pkg/audit"
 )
@@ -158,4 +162,27 @@ func TestPipeEnds(t *testing.T) {
 	if !errors.Is(err, io.ErrShortBuffer) {
 		t.Error(err)
 	}
+}
+
+// BenchmarkAppend appends one small batch a transaction, from eight connections, each with a log of its own as separate processes have.
+func BenchmarkAppend(b *testing.B) {
+	f := newFixture(b)
+	f.batch(0, 1)
+	var block atomic.Int64
+	block.Store(1 << 30)
+	b.SetParallelism(max(1, 8/runtime.GOMAXPROCS(0)))
+	b.ResetTimer()
+	b.RunParallel(func(pb *testing.PB) {
+		l := NewLog(f.log.keys)
+		for pb.Next() {
+			err := f.db.Tx(b.Context(), func(tx pgx.Tx) error {
+				_, err := f.append(l, tx, block.Add(1), nil)
+				return err
+			})
+			if err != nil {
+				b.Error(err)
+			}
+		}
+	})
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "appends/s")
 }

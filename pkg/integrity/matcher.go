@@ -87,7 +87,7 @@ func (m *matcher) row(r *copyRow) error {
 // stray is a row in no leaf set.
 func (m *matcher) stray(r *copyRow) {
 	if r.id >= FirstBlockID {
-		m.found.add(newFinding(RowUnexpected, "row %d carries an id that only ingest gives, but no leaf set has it", r.id).on(m.table).in(m.partition).row(r.id))
+		m.found.add(newFinding(RowUnexpected, "its id is one that only ingest gives, but no leaf set has it").on(m.table).in(m.partition).row(r.id))
 		return
 	}
 	m.unsealed++
@@ -97,7 +97,7 @@ func (m *matcher) stray(r *copyRow) {
 }
 
 func (m *matcher) second(s *leafSet, id int64, partition string) {
-	m.found.add(newFinding(RowUnexpected, "there is a second row with id %d", id).on(m.table).in(partition).of(s.seq).row(id))
+	m.found.add(newFinding(RowUnexpected, "it is a second row with the id of a logged one").on(m.table).in(partition).of(s.seq).row(id))
 }
 
 // find returns the set that has an id, and its position there.
@@ -271,7 +271,7 @@ func (m *matcher) reportRows(t FindingType, s *leafSet, ids []int64, what string
 				where = s.wrong[at]
 			}
 		}
-		m.found.add(newFinding(t, "row %d: %s", id, what).on(m.table).in(where).of(s.seq).row(id))
+		m.found.add(newFinding(t, "%s", what).on(m.table).in(where).of(s.seq).row(id))
 	}
 }
 

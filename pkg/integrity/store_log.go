@@ -28,8 +28,11 @@ type logEnd struct {
 // logLock is the name of the advisory lock that serialises appends.
 const logLock = "log"
 
-// sqlLock waits for the lock longer than sessions wait for table locks: whoever holds it is about to commit.
-const sqlLock = "SELECT set_config('lock_timeout', '60s', true), pg_advisory_xact_lock($1)"
+// sqlLock waits for the lock longer than sessions wait for table locks: whoever holds it is about to commit. What is planned behind it
+// must go by the primary keys however small the tables were when they were last analyzed, and must not be planned each time.
+const sqlLock = `
+SELECT set_config('lock_timeout', '60s', true), set_config('enable_seqscan', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true),
+       pg_advisory_xact_lock($1)`
 
 // sqlTail reads the end of the log. The indexes of the right edge follow from the size: for each bit k of it the full subtree of level
 // k is node (size>>k)-1, stored at index 2m - popcount(m) + k, where m = ((size>>k)<<k) - 1 is its last record (tlog.StoredHashIndex).
@@ -38,10 +41,9 @@ SELECT s.n, coalesce((SELECT l.key_id FROM auditdb.log l WHERE l.seq = s.n - 1),
        current_setting('transaction_isolation'), current_setting('synchronous_commit') IN ('on', 'remote_apply'),
        coalesce(c.size, 0), coalesce(c.root, ''), coalesce(c.note, ''),
        CASE WHEN c.size = $1 AND c.root = $2 THEN '{}' ELSE ARRAY(
-         SELECT h.hash FROM generate_series(0, 62) k
-         JOIN auditdb.log_hash h ON h.idx = 2 * (((s.n >> k) << k) - 1) - bit_count((((s.n >> k) << k) - 1)::bit(64)) + k
-         WHERE (s.n >> k) & 1 = 1 ORDER BY k DESC) END,
-       ARRAY(SELECT t FROM unnest($3::smallint[]) t WHERE EXISTS (SELECT FROM auditdb.log_partition p WHERE p.table_id = t))
+         SELECT (SELECT h.hash FROM auditdb.log_hash h WHERE h.idx = 2 * (((s.n >> k) << k) - 1) - bit_count((((s.n >> k) << k) - 1)::bit(64)) + k)
+         FROM generate_series(0, 62) k WHERE (s.n >> k) & 1 = 1 ORDER BY k DESC) END,
+       ARRAY(SELECT t FROM unnest($3::smallint[]) t WHERE (SELECT p.seq FROM auditdb.log_partition p WHERE p.table_id = t LIMIT 1) IS NOT NULL)
 FROM (SELECT coalesce(max(seq), -1) + 1 AS n FROM auditdb.log) s
 LEFT JOIN LATERAL (SELECT size, root, note FROM auditdb.checkpoint ORDER BY size DESC LIMIT 1) c ON true`
 

@@ -75,6 +75,8 @@ type verifier struct {
 	rows  int64
 	sets  int64
 
+	checked int // tables
+
 	rateMu   sync.Mutex
 	rateNext time.Time
 }
@@ -170,6 +172,10 @@ func (v *verifier) plan(ctx context.Context, f filter) ([]*unit, error) {
 		if err != nil {
 			return err
 		}
+		if len(tables) < len(v.opts.Tables) {
+			return fault.New(fault.Config, "auditdb partition list shows the managed tables", "verify: the table has integrity off, and the log does not know it")
+		}
+		v.checked = len(tables)
 		p := planner{tx: tx, walk: v.walk, found: v.found, filter: f}
 		for _, m := range tables {
 			if f.only != nil && f.only[m.id] == nil {
@@ -406,6 +412,9 @@ func (v *verifier) assurance(incomplete bool) string {
 	}
 	if v.opts.Partition != "" || !v.opts.From.IsZero() || !v.opts.To.IsZero() || len(v.opts.Tables) > 0 {
 		say("only what was asked for")
+	}
+	if v.checked == 0 {
+		say("NO TABLE: none has integrity on")
 	}
 	say("log: %d records", v.walk.next)
 	switch {

@@ -88,6 +88,9 @@ func (p *planner) table(ctx context.Context, m managed) error {
 		p.gone(t, state)
 		return nil
 	}
+	if err := p.decoy(ctx, t, state); err != nil {
+		return err
+	}
 	if !p.trustworthy(t, parent) {
 		return nil
 	}
@@ -115,6 +118,19 @@ func (p *planner) gone(t *tableCheck, state *tableState) {
 		return
 	}
 	p.found.add(newFinding(PartitionMissing, "the table %s is gone, with all of its partitions", t.name).on(t.name))
+}
+
+// decoy looks for a relation under the name that the table had when the log began with it, where the managed table has another name
+// now: readers may be looking at that one. A table that was renamed leaves none behind.
+func (p *planner) decoy(ctx context.Context, t *tableCheck, state *tableState) error {
+	if p.filter.only != nil || state == nil || state.name == "" || tableName(state.schema, state.name) == t.name {
+		return nil
+	}
+	other, ok, err := findRelation(ctx, p.tx, state.schema, state.name)
+	if err == nil && ok {
+		p.found.add(newFinding(HostileRelation, "the log began with %s, where there is a %s now; the managed table is %s", tableName(state.schema, state.name), relationKind(other.kind), t.name).on(t.name))
+	}
+	return err
 }
 
 // trustworthy looks for what could stand between a reader and the table's rows.

@@ -172,6 +172,7 @@ func storeAttacks() []attack {
 		{name: "extra empty partition", want: "partition_unlogged/warning", row: -1, only: true, sql: "CREATE TABLE public.extra PARTITION OF public.audit_log FOR VALUES FROM ('2030-01-01') TO ('2031-01-01')"},
 		{name: "default partition with rows", want: "partition_unlogged/error", row: -1, sql: "CREATE TABLE public.extra PARTITION OF public.audit_log DEFAULT; INSERT INTO public.audit_log (timestamp, action, status) VALUES ('2030-02-01', 'a', 's')"},
 		{name: "view in place of the table", want: "hostile_relation/error", row: -1, only: true, sql: "ALTER TABLE public.audit_log RENAME TO hidden; CREATE VIEW public.audit_log AS SELECT * FROM public.hidden"},
+		{name: "decoy of the table", want: "hostile_relation/error", row: -1, only: true, sql: "ALTER TABLE public.audit_log RENAME TO hidden; CREATE TABLE public.audit_log AS SELECT * FROM public.hidden; UPDATE auditdb.managed_table SET table_name = 'hidden'"},
 		{name: "rule on the table", want: "hostile_relation/error", row: -1, only: true, sql: "CREATE RULE r AS ON INSERT TO public.audit_log DO INSTEAD NOTHING"},
 		{name: "rule on a partition", want: "hostile_relation/error", row: -1, only: true, sql: "CREATE RULE r AS ON INSERT TO public.audit_log_2024_01 DO INSTEAD NOTHING"},
 		{name: "row security on a partition", want: "hostile_relation/error", row: -1, only: true, sql: "ALTER TABLE public.audit_log_2024_01 ENABLE ROW LEVEL SECURITY"},

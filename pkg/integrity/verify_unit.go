@@ -133,6 +133,9 @@ func (w *worker) places(ctx context.Context, u *unit, seqs []int64, found *colle
 				found.add(newFinding(BatchRootMismatch, "record %d and its leaf set are both damaged or gone: nothing can be compared", st.seq).on(u.table.name).of(st.seq))
 				continue
 			}
+			if s.partition == "" && len(u.rels) == 1 {
+				s.partition = u.rels[0].name
+			}
 			sets = append(sets, s)
 		}
 	}
@@ -266,7 +269,7 @@ func (o *outside) check(r *copyRow) {
 		v = signed(r.key)
 	}
 	if v < o.from || v >= o.to {
-		o.found.add(newFinding(PartitionBounds, "row %d lies outside of the bounds %s of its partition", r.id, o.rel.rng).on(o.table).in(o.rel.name).row(r.id))
+		o.found.add(newFinding(PartitionBounds, "its time lies outside of the bounds %s of its partition", o.rel.rng).on(o.table).in(o.rel.name).row(r.id))
 	}
 }
 
