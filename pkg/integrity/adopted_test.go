@@ -79,7 +79,7 @@ func TestIDRuns(t *testing.T) {
 		r.add(x[0], x[1])
 	}
 	r.normalise()
-	if fmt.Sprint(r) != "[{1 2} {5 6} {10 25} {30 31}]" || r.end() != 31 || (idRuns)(nil).end() != 0 {
+	if fmt.Sprint(r) != "[{1 2} {5 6} {10 25} {30 31}]" || r.end() != 31 || idRuns(nil).end() != 0 {
 		t.Error(r)
 	}
 	for id, want := range map[int64]bool{0: false, 1: true, 2: false, 5: true, 10: true, 24: true, 25: false, 30: true, 31: false} {

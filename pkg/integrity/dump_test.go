@@ -15,7 +15,7 @@ func TestDumpAndRestore(t *testing.T) {
 	dir, file := pgtest.Shared(t).BinDir(), filepath.Join(t.TempDir(), "dump")
 	run := func(program string, args ...string) {
 		t.Helper()
-		if out, err := exec.CommandContext(t.Context(), filepath.Join(dir, program), args...).CombinedOutput(); err != nil { //nolint:gosec // the server's own programs
+		if out, err := exec.CommandContext(t.Context(), filepath.Join(dir, program), args...).CombinedOutput(); err != nil {
 			t.Fatalf("%s: %v\n%s", program, err, out)
 		}
 	}
