@@ -62,9 +62,9 @@ func (d *Draft) Creates() []Partition {
 
 // createOp is what the executor needs of a step.
 type createOp struct {
-	part Partition
-	move bool  // rows may have to leave the default partition
-	rows int64 // how many there were when the plan was made
+	part  Partition
+	rows  int64  // that have to leave the default partition
+	drain string // statements to run instead when rows have come in since the plan was made; "": rows may not be moved
 }
 
 // situation is what planning a create needs to know besides the ranges.
@@ -112,10 +112,13 @@ func planCreate(t Table, missing []Bounds, s situation, now time.Time) (plan.Pla
 				refuse(b, err)
 				continue
 			}
-			op.move = len(s.moveTriggers) == 0 && len(s.incoming) == 0
 		}
 		used[op.part.Name] = true
-		step := plan.Step{Name: op.part.String(), SQL: s.createSQL(t, op, adopt), Reason: s.createReason(op, adopt), Op: op}
+		step := plan.Step{Name: op.part.String(), SQL: s.createSQL(t, op, adopt, op.rows > 0), Reason: s.createReason(op, adopt)}
+		if s.byDefault != nil && len(s.moveTriggers) == 0 && len(s.incoming) == 0 {
+			op.drain = s.createSQL(t, op, adopt, true)
+		}
+		step.Op = op
 		if s.byDefault == nil && len(s.incoming) == 0 && !s.foreignKeys {
 			step.Group = "batch " + strconv.Itoa(len(ops)/batchSize)
 		}
@@ -163,16 +166,18 @@ func (s situation) createReason(op createOp, adopt bool) string {
 	}
 	locks := "locks: ACCESS SHARE, then SHARE UPDATE EXCLUSIVE on the table (readers and writers go on)"
 	if s.byDefault != nil {
-		locks = "locks: SHARE UPDATE EXCLUSIVE on the table, ACCESS EXCLUSIVE on the default partition"
+		locks = "locks: SHARE UPDATE EXCLUSIVE on the table, ACCESS EXCLUSIVE on the default partition, for a moment"
 		if op.rows > 0 {
 			what += fmt.Sprintf(", takes %d rows from the default partition", op.rows)
+			locks = "locks: ACCESS EXCLUSIVE on the table and the default partition while rows move"
 		}
 	}
 	return what + "; " + locks
 }
 
-// createSQL makes the statements for one partition; they run in one transaction, as the table's owner.
-func (s situation) createSQL(t Table, op createOp, adopt bool) string {
+// createSQL makes the statements for one partition; they run in one transaction, as the table's owner. While rows move, the table is locked
+// against readers: one that had looked up the partitions before and waited for the default partition would miss the rows that have left it.
+func (s situation) createSQL(t Table, op createOp, adopt, move bool) string {
 	child, parent := op.part.Ident(), t.Ident()
 	check := fmt.Sprintf("CONSTRAINT %s CHECK (%s)", rangeCheck, t.Key.within(op.part.Bounds))
 	var sql []string
@@ -181,7 +186,11 @@ func (s situation) createSQL(t Table, op createOp, adopt bool) string {
 		sql = append(sql, become...)
 	}
 	if s.byDefault != nil {
-		sql = append(sql, "LOCK TABLE ONLY "+parent+" IN SHARE UPDATE EXCLUSIVE MODE", "LOCK TABLE ONLY "+s.byDefault.Ident()+" IN ACCESS EXCLUSIVE MODE")
+		mode := "SHARE UPDATE EXCLUSIVE"
+		if move {
+			mode = "ACCESS EXCLUSIVE"
+		}
+		sql = append(sql, "LOCK TABLE ONLY "+parent+" IN "+mode+" MODE", "LOCK TABLE ONLY "+s.byDefault.Ident()+" IN ACCESS EXCLUSIVE MODE")
 	}
 	if adopt {
 		sql = append(sql,
@@ -198,7 +207,7 @@ func (s situation) createSQL(t Table, op createOp, adopt bool) string {
 			sql = append(sql, back)
 		}
 	}
-	if op.move {
+	if move {
 		sql = append(sql, s.moveSQL(t, op)...)
 	}
 	sql = append(sql,

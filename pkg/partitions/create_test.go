@@ -237,6 +237,22 @@ func TestCreateDrainsTheDefault(t *testing.T) {
 	}
 }
 
+// Rows that come in between plan and work are moved as well.
+func TestCreateDrainsLatecomers(t *testing.T) {
+	t.Parallel()
+	b := withDefault(t)
+	tab := b.table("audit_log")
+	d, err := b.w.DraftCreate(t.Context(), tab, exactly(t, "2027-06-01", "2027-07-01"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.exec("INSERT INTO audit_log (timestamp, action, status) VALUES ('2027-06-02Z', 'a', 'b')")
+	made, err := b.w.ApplyCreate(t.Context(), d, nil)
+	if err != nil || len(made) != 1 || made[0].Moved != 1 || value[int64](b, "SELECT count(*) FROM public.audit_log_2027_06") != 1 {
+		t.Errorf("%+v, %v", made, err)
+	}
+}
+
 func TestCreateRefusesToMoveMany(t *testing.T) {
 	t.Parallel()
 	b := withDefault(t)

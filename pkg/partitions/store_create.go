@@ -60,16 +60,23 @@ func (c *creating) Execute(ctx context.Context, group []plan.Step) error {
 	if len(group) > 1 {
 		what = fmt.Sprintf("create %d partitions from %s on", len(group), group[0].Name)
 	}
-	var made []Created
-	err := c.w.o.DB.DDL(ctx, postgres.DDLOptions{LockTimeout: c.w.o.LockTimeout, Wait: c.w.o.Wait, What: what}, func(tx pgx.Tx) (err error) {
-		made, err = c.make(ctx, tx, ops, strings.Join(sql, ";\n"))
-		return err
-	})
+	made, err := c.attempt(ctx, what, ops, strings.Join(sql, ";\n"))
+	if postgres.SQLState(err) == postgres.CheckViolation && len(ops) == 1 && ops[0].rows == 0 && ops[0].drain != "" {
+		made, err = c.attempt(ctx, what, ops, ops[0].drain) // rows have come in since the plan was made
+	}
 	if err != nil {
-		return c.explain(what, err)
+		return c.w.explain(c.d.Table, what, err)
 	}
 	c.made = append(c.made, made...)
 	return nil
+}
+
+func (c *creating) attempt(ctx context.Context, what string, ops []createOp, sql string) (made []Created, err error) {
+	err = c.w.o.DB.DDL(ctx, postgres.DDLOptions{LockTimeout: c.w.o.LockTimeout, Wait: c.w.o.Wait, What: what}, func(tx pgx.Tx) (err error) {
+		made, err = c.make(ctx, tx, ops, sql)
+		return err
+	})
+	return made, err
 }
 
 func (c *creating) make(ctx context.Context, tx pgx.Tx, ops []createOp, sql string) ([]Created, error) {
@@ -171,10 +178,6 @@ func (w *Worker) record(ctx context.Context, tx pgx.Tx, t Table, events []Event,
 		}
 	}
 	return w.o.Ledger.Record(ctx, tx, t, events)
-}
-
-func (c *creating) explain(what string, err error) error {
-	return c.w.explain(c.d.Table, what, err)
 }
 
 // explain adds what was being done, and for a missing right what to grant.
