@@ -52,7 +52,7 @@ func AppendField(dst, v []byte) []byte {
 }
 
 // AppendText appends a text field, never NULL. s must be valid UTF-8 without U+0000.
-func AppendText(dst []byte, s string) []byte {
+func AppendText[T ~string | ~[]byte](dst []byte, s T) []byte {
 	dst = binary.BigEndian.AppendUint32(dst, uint32(len(s))) //nolint:gosec // a field is shorter than 1 GB
 	return append(dst, s...)
 }
@@ -80,19 +80,6 @@ func AppendUUID(dst []byte, u [16]byte) []byte {
 
 // jsonbVersion is the first byte of jsonb's binary form; the rest is its text.
 const jsonbVersion = 1
-
-// AppendJSONB appends a jsonb field from any valid JSON text: it writes the canonical form (CanonicalJSON), so that the bytes are
-// those which the server sends back. On an error dst is returned unchanged.
-func AppendJSONB(dst, src []byte) ([]byte, error) {
-	start := len(dst)
-	dst = append(dst, 0, 0, 0, 0, jsonbVersion)
-	out, err := CanonicalJSON(dst, src)
-	if err != nil {
-		return dst[:start], err
-	}
-	binary.BigEndian.PutUint32(out[start:], uint32(len(out)-start-4)) //nolint:gosec // bounded by the caller's record size
-	return out, nil
-}
 
 // AppendCanonicalJSONB appends a jsonb field from text that CanonicalJSON wrote.
 func AppendCanonicalJSONB(dst, canonical []byte) []byte {

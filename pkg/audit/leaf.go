@@ -111,9 +111,6 @@ type Tree struct {
 	stack [64][HashSize]byte // stack[k] is the root of a full subtree of 2^k leaves where bit k of n is set
 }
 
-// Len returns the number of leaves added.
-func (t *Tree) Len() uint64 { return t.n }
-
 // Add appends a leaf hash.
 func (t *Tree) Add(h [HashSize]byte) {
 	k := 0

@@ -95,7 +95,7 @@ func (e *event) appendTuple(dst, salt []byte, r *row) []byte {
 		dst = audit.AppendNull(dst)
 	}
 	for c := colAction; c < colArchivedAt; c++ {
-		dst = audit.AppendField(dst, e.text[c])
+		dst = appendText(dst, e.text[c])
 		if c == colEventUID && e.text[c] != nil {
 			r.uid, r.uidEnd = len(dst)-len(e.text[c]), len(dst)
 		}
@@ -103,7 +103,7 @@ func (e *event) appendTuple(dst, salt []byte, r *row) []byte {
 	dst = audit.AppendNull(dst) // archived_at
 	r.core = len(dst)
 	for c := colPrincipal; c < colDetails; c++ {
-		dst = audit.AppendField(dst, e.text[c])
+		dst = appendText(dst, e.text[c])
 	}
 	if e.details == nil {
 		dst = audit.AppendNull(dst)
@@ -111,5 +111,12 @@ func (e *event) appendTuple(dst, salt []byte, r *row) []byte {
 		dst = audit.AppendCanonicalJSONB(dst, e.details)
 	}
 	r.personal = len(dst)
-	return audit.AppendField(dst, salt)
+	return audit.AppendUUID(dst, [audit.SaltSize]byte(salt))
+}
+
+func appendText(dst, text []byte) []byte {
+	if text == nil {
+		return audit.AppendNull(dst)
+	}
+	return audit.AppendText(dst, text)
 }
