@@ -24,7 +24,7 @@ const (
 type Rule struct {
 	Known           bool      // there is a policy, or the user gave a cutoff
 	Cutoff          time.Time // a partition has expired when its upper end is at or before it
-	MinKeep         int       // so many of the newest partitions that are not future stay in any case
+	MinKeep         int       // so many of the newest partitions that do not begin in the future stay in any case
 	MaxDrop         int       // at most so many go, the oldest first; 0: no limit
 	Holds           []Bounds  // ranges with an active hold
 	ArchiveRequired bool
@@ -48,16 +48,16 @@ func Expired(parts []Partition, r Rule, now time.Time) (expired []Partition, kep
 		return compareBounds(a.Bounds, b.Bounds)
 	})
 	reasons := make([]Reason, len(parts))
-	present := 0 // partitions that are neither default nor future
+	present := 0 // partitions that are neither default nor wholly in the future
 	for i, p := range parts {
 		reasons[i] = r.reason(p, now)
-		if reasons[i] != KeptDefault && reasons[i] != KeptFuture {
+		if p.begun(now) {
 			present++
 		}
 	}
 	dropped := 0
-	for i := range parts {
-		if reasons[i] == KeptDefault || reasons[i] == KeptFuture {
+	for i, p := range parts {
+		if !p.begun(now) {
 			continue
 		}
 		newest := present <= r.MinKeep
@@ -82,12 +82,17 @@ func Expired(parts []Partition, r Rule, now time.Time) (expired []Partition, kep
 	return expired, kept
 }
 
+// begun says that p is for times that are, at least in part, not in the future.
+func (p Partition) begun(now time.Time) bool {
+	return !p.Default && (p.FromMin || !p.From.After(now))
+}
+
 // reason is why p is kept by itself, whatever becomes of the others; "" when it may go.
 func (r Rule) reason(p Partition, now time.Time) Reason {
 	switch {
 	case p.Default:
 		return KeptDefault
-	case !p.FromMin && p.From.After(now):
+	case !p.begun(now):
 		return KeptFuture
 	case !r.Known:
 		return KeptNoPolicy

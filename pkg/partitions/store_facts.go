@@ -63,7 +63,8 @@ SELECT quote_ident(t.tgname) FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoi
 WHERE t.tgrelid = $1 AND t.tgtype & 8 <> 0 AND t.tgenabled <> 'D' AND NOT (n.nspname = 'auditdb' AND p.proname = 'guard') AND NOT (t.tgisinternal AND t.tgconstraint <> 0) ORDER BY 1`
 	namesSQL = `
 SELECT c.relname::text, c.oid, c.relkind::text, coalesce((SELECT h.inhparent FROM pg_inherits h WHERE h.inhrelid = c.oid LIMIT 1), 0),
-  c.relkind = 'r' AND NOT c.relispartition AND c.relowner = (SELECT relowner FROM pg_class WHERE oid = $3) AND NOT EXISTS (SELECT FROM pg_inherits h WHERE c.oid IN (h.inhrelid, h.inhparent))
+  c.relkind = 'r' AND NOT c.relispartition AND coalesce(NOT starts_with(obj_description(c.oid, 'pg_class'), 'auditdb prune '), true)
+  AND c.relowner = (SELECT relowner FROM pg_class WHERE oid = $3) AND NOT EXISTS (SELECT FROM pg_inherits h WHERE c.oid IN (h.inhrelid, h.inhparent))
   AND NOT EXISTS (
     (SELECT attname, atttypid, atttypmod, attcollation, attnotnull, attgenerated FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped
      EXCEPT SELECT attname, atttypid, atttypmod, attcollation, attnotnull, attgenerated FROM pg_attribute WHERE attrelid = $3 AND attnum > 0 AND NOT attisdropped)
@@ -209,7 +210,7 @@ type namesake struct {
 	OID    uint32
 	Kind   string
 	Parent uint32 // of a partition
-	Adopt  bool   // a plain table with the same columns and owner: perhaps left by a run that crashed
+	Adopt  bool   // an empty plain table with the same columns and owner: left by a run that crashed
 }
 
 func readNames(ctx context.Context, q Querier, t Table, names []string) (map[string]namesake, error) {
@@ -223,6 +224,16 @@ func readNames(ctx context.Context, q Querier, t Table, names []string) (map[str
 	_, err = pgx.ForEachRow(rows, []any{&name, &n.OID, &n.Kind, &n.Parent, &n.Adopt}, func() error { taken[name] = n; return nil })
 	if err != nil {
 		return nil, fmt.Errorf("look for names in schema %s: %w", t.Schema, err)
+	}
+	for name, n := range taken {
+		if !n.Adopt {
+			continue
+		}
+		p := Partition{Schema: t.Schema, Name: name}
+		if err := q.QueryRow(ctx, "SELECT NOT EXISTS (SELECT FROM "+p.Ident()+")").Scan(&n.Adopt); err != nil {
+			return nil, fmt.Errorf("look into %s: %w", p, err)
+		}
+		taken[name] = n
 	}
 	return taken, nil
 }
