@@ -187,7 +187,7 @@ func (o verifyOptions) resolve(ctx context.Context, app *App) (opts integrity.Ve
 // verdict is the error that gives the exit code of a report.
 func verdict(r *integrity.Report) error {
 	switch {
-	case !r.OK:
+	case r.Errors > 0:
 		return fault.New(fault.Integrity, "keep the database as it is and look at the findings", "verify-integrity: %s of severity error", countOf(int(r.Errors), "finding"))
 	case r.Unproven != "":
 		return fault.New(fault.Unavailable, keyHint, "verify-integrity: hashes are right, but the log could not be authenticated: %s", r.Unproven)
@@ -206,7 +206,7 @@ func verifyTableOf(t *output.Table, r *integrity.Report) {
 	}
 	state := "OK"
 	switch {
-	case !r.OK:
+	case r.Errors > 0:
 		state = "NOT OK"
 	case r.Unproven != "":
 		state = "NOT PROVEN (" + r.Unproven + ")"

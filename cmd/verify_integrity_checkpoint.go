@@ -104,7 +104,7 @@ func statePath(app *App) (string, error) {
 // rememberCheckpoint keeps the newest checkpoint for the next run, when this one found nothing wrong.
 func rememberCheckpoint(app *App, r *integrity.Report) error {
 	path, err := statePath(app)
-	if err != nil || path == "" || !r.OK || r.Unproven != "" || r.Checkpoint == nil {
+	if err != nil || path == "" || !r.OK || r.Checkpoint == nil {
 		return err
 	}
 	tmp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")

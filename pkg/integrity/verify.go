@@ -37,7 +37,7 @@ type VerifyOptions struct {
 
 // Report is the result of a verification.
 type Report struct {
-	OK             bool        `json:"ok"` // no finding of severity error
+	OK             bool        `json:"ok"` // no finding of severity error, and the log was authenticated
 	Assurance      string      `json:"assurance"`
 	RowsChecked    int64       `json:"rows_checked"`
 	BatchesChecked int64       `json:"batches_checked"` // leaf sets
@@ -369,7 +369,7 @@ func (v *verifier) reportUnsealed() {
 
 func (v *verifier) report(elapsed time.Duration, incomplete bool) *Report {
 	r := &Report{
-		OK: v.found.errors() == 0, Errors: v.found.errors(), RowsChecked: v.rows, BatchesChecked: v.sets, Findings: v.found.list(), FindingsTotal: v.found.total(),
+		Errors: v.found.errors(), RowsChecked: v.rows, BatchesChecked: v.sets, Findings: v.found.list(), FindingsTotal: v.found.total(),
 		Incomplete: incomplete, ElapsedSeconds: elapsed.Seconds(),
 	}
 	for _, s := range v.sum {
@@ -387,6 +387,7 @@ func (v *verifier) report(elapsed time.Duration, incomplete bool) *Report {
 	case v.opts.Keys == nil && v.opts.Public == nil:
 		r.Unproven = "no key: set integrity.key_file or integrity.public_key_file"
 	}
+	r.OK = r.Errors == 0 && r.Unproven == ""
 	r.Assurance = v.assurance(incomplete)
 	return r
 }
