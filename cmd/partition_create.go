@@ -152,8 +152,8 @@ func runPartitionCreate(ctx context.Context, app *App, o partitionCreateOptions)
 func newCreation(app *App, worker *partitions.Worker, r resolved, o partitionCreateOptions) (*creation, error) {
 	c := &creation{table: r.table}
 	c.change = change[*partitions.Draft]{name: r.name, err: r.err, plan: func(d *partitions.Draft) plan.Plan { return d.Plan }}
-	if r.err != nil {
-		return c, nil
+	if c.err != nil {
+		return c, nil //nolint:nilerr // it stays with the change
 	}
 	if err := applyZone(&c.table, o.zone, o.interval); err != nil {
 		return nil, err

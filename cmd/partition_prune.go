@@ -3,6 +3,7 @@ package cmd
 import (
 	"context"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -161,8 +162,8 @@ func runPartitionPrune(ctx context.Context, app *App, o partitionPruneOptions) e
 func newPruning(app *App, worker *partitions.Worker, r resolved, o partitionPruneOptions) (*pruning, error) {
 	p := &pruning{table: r.table}
 	p.change = change[*partitions.PruneDraft]{name: r.name, err: r.err, plan: func(d *partitions.PruneDraft) plan.Plan { return d.Plan }}
-	if r.err != nil {
-		return p, nil
+	if p.err != nil {
+		return p, nil //nolint:nilerr // it stays with the change
 	}
 	opts := partitions.PruneOptions{Partition: o.partition, Action: partitions.Action(o.action)}
 	if o.minKeepSet {
@@ -207,7 +208,9 @@ func questions(prunings []*pruning) string {
 
 // showPlan prints the steps where the question will be asked.
 func showPlan(app *App, p plan.Plan) {
-	printSteps(func(format string, args ...any) { fmt.Fprintf(app.Err, format+"\n", args...) }, p)
+	var text strings.Builder
+	printSteps(func(format string, args ...any) { fmt.Fprintf(&text, format+"\n", args...) }, p)
+	_, _ = io.WriteString(app.Err, text.String()) // nowhere is left to complain
 }
 
 // document says what was done to the table, or would be.

@@ -108,7 +108,7 @@ func planCreate(t Table, missing []Bounds, s situation, now time.Time) (plan.Pla
 		}
 		if s.byDefault != nil {
 			op.rows = s.rows[i]
-			if err := s.refuseMove(t, b, op.rows); err != nil {
+			if err := s.refuseMove(b, op.rows); err != nil {
 				refuse(b, err)
 				continue
 			}
@@ -140,7 +140,7 @@ func (s situation) pickName(t Table, b Bounds, used map[string]bool) (name strin
 }
 
 // refuseMove says why rows of the default partition cannot be moved for b.
-func (s situation) refuseMove(t Table, b Bounds, rows int64) error {
+func (s situation) refuseMove(b Bounds, rows int64) error {
 	def := *s.byDefault
 	what := fmt.Sprintf("partition for %s: %d rows of it are in the default partition %s", b.Text(), rows, def)
 	switch {

@@ -42,12 +42,12 @@ func TestCreateAnything(t *testing.T) {
 		  PRIMARY KEY ("a ""key""", id)) PARTITION BY RANGE ("a ""key""")`, quoted(table.name), table.typ))
 	}
 	b := fresh(t, append(setup, hostile)...)
-	for _, table := range tables {
+	for _, table := range tables { //nolint:paralleltest // the intervals share a table
 		for _, interval := range Intervals() {
 			if table.typ == "date" && interval == Hourly {
 				continue
 			}
-			t.Run(table.name+" "+string(interval), func(t *testing.T) { //nolint:paralleltest // the intervals share a table
+			t.Run(table.name+" "+string(interval), func(t *testing.T) {
 				tab := b.table(`"Über ""all""".` + quoted(table.name))
 				if err := tab.SetZone(table.zone); err != nil {
 					t.Fatal(err)
@@ -185,7 +185,7 @@ func TestCreateBesideAReader(t *testing.T) {
 	}
 }
 
-func withDefault(t testing.TB) *base {
+func withDefault(t *testing.T) *base {
 	t.Helper()
 	return migrated(t, `CREATE TABLE audit_log_rest PARTITION OF audit_log DEFAULT`,
 		`INSERT INTO audit_log (timestamp, action, status, details) SELECT '2026-11-01Z'::timestamptz + i * interval '1 hour', 'a' || i, 's', jsonb_build_object('i', i) FROM generate_series(0, 2999) i`)
@@ -375,7 +375,7 @@ func TestCreateKeepsToTheRetention(t *testing.T) {
 		t.Errorf("%+v", made)
 	}
 	c, parts, err := NewCreator(b.o).Ensure(t.Context(), b.table("audit_log"), ranges(t, "2026-03-05/2026-03-06 2027-01-31/2027-02-02"))
-	if err != nil || len(parts) != 2 || parts[0].Name != "audit_log_2027_01" || c.Len() != 7 {
+	if err != nil || len(parts) != 2 || parts[0].Name != "audit_log_2027_01" || c.Len() != 5 {
 		t.Errorf("%+v, %v", parts, err)
 	}
 }

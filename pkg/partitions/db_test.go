@@ -16,7 +16,7 @@ import (
 
 // base is a database of the test's own with a worker whose clock stands still.
 type base struct {
-	t      testing.TB
+	t      *testing.T
 	url    string
 	db     *postgres.DB
 	w      *Worker
@@ -57,7 +57,7 @@ func (b *book) kinds() (kinds []EventKind) {
 	return kinds
 }
 
-func open(t testing.TB, url string) *postgres.DB {
+func open(t *testing.T, url string) *postgres.DB {
 	t.Helper()
 	db, err := postgres.Open(t.Context(), postgres.Options{URL: url, Application: "test", MaxConns: 4, LockTimeout: 100 * time.Millisecond})
 	if err != nil {
@@ -68,7 +68,7 @@ func open(t testing.TB, url string) *postgres.DB {
 }
 
 // on opens a database after running statements on it over a plain connection, some of which may change its defaults.
-func on(t testing.TB, url string, statements ...string) *base {
+func on(t *testing.T, url string, statements ...string) *base {
 	t.Helper()
 	b := &base{t: t, url: url, ledger: &book{}}
 	b.exec(statements...)
@@ -82,12 +82,12 @@ func on(t testing.TB, url string, statements ...string) *base {
 var serverDay = time.Date(2026, 11, 23, 7, 0, 0, 0, time.UTC)
 
 // fresh is on for an empty database, migrated for one with auditdb's schema.
-func fresh(t testing.TB, statements ...string) *base {
+func fresh(t *testing.T, statements ...string) *base {
 	t.Helper()
 	return on(t, pgtest.Empty(t), statements...)
 }
 
-func migrated(t testing.TB, statements ...string) *base {
+func migrated(t *testing.T, statements ...string) *base {
 	t.Helper()
 	return on(t, pgtest.DB(t), statements...)
 }
@@ -198,18 +198,18 @@ func (b *base) prune(t Table, o PruneOptions) ([]Pruned, *PruneDraft) {
 }
 
 // exactly is a create of a range.
-func exactly(t testing.TB, from, to string) CreateOptions {
+func exactly(t *testing.T, from, to string) CreateOptions {
 	t.Helper()
 	return CreateOptions{From: at(t, from), To: at(t, to)}
 }
 
-func before(t testing.TB, text string) PruneOptions {
+func before(t *testing.T, text string) PruneOptions {
 	t.Helper()
 	cutoff := at(t, text)
 	return PruneOptions{OlderThan: &cutoff}
 }
 
-func wantClass(t testing.TB, err error, class fault.Class) {
+func wantClass(t *testing.T, err error, class fault.Class) {
 	t.Helper()
 	if got := postgres.Class(err); got != class {
 		t.Errorf("class %q, want %q: %v", got, class, err)

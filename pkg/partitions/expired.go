@@ -124,8 +124,3 @@ func (s Span) Before(t time.Time, loc *time.Location) time.Time {
 	day := time.Date(first.Year(), first.Month(), min(d, last), wall.Hour(), wall.Minute(), wall.Second(), wall.Nanosecond(), time.UTC)
 	return instantOf(day.AddDate(0, 0, -s.Days), loc).Add(-s.Time)
 }
-
-// longer says whether a keeps at least as long as b, measured back from t.
-func (s Span) longer(other Span, t time.Time) bool {
-	return s.Before(t, time.UTC).Before(other.Before(t, time.UTC))
-}

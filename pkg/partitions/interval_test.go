@@ -9,7 +9,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-func zone(t testing.TB, name string) *time.Location {
+func zone(t *testing.T, name string) *time.Location {
 	t.Helper()
 	loc, err := time.LoadLocation(name)
 	if err != nil {
@@ -18,7 +18,7 @@ func zone(t testing.TB, name string) *time.Location {
 	return loc
 }
 
-func at(t testing.TB, text string) time.Time {
+func at(t *testing.T, text string) time.Time {
 	t.Helper()
 	for _, layout := range []string{time.RFC3339Nano, "2006-01-02 15:04", time.DateOnly} {
 		if got, err := time.Parse(layout, text); err == nil {

@@ -12,7 +12,7 @@ import (
 )
 
 // ranges writes "2026-01-01/2026-02-01 2026-03-01/2026-04-01" as bounds; "" is an open end.
-func ranges(t testing.TB, text string) []Bounds {
+func ranges(t *testing.T, text string) []Bounds {
 	t.Helper()
 	var out []Bounds
 	for _, f := range strings.Fields(text) {
@@ -198,12 +198,14 @@ func TestExpired(t *testing.T) {
 			months, Rule{Known: true, Cutoff: at(t, "2026-11-01"), MaxDrop: 2}, "2026-01-01/2026-02-01 2026-02-01/2026-03-01", "max_drop not_expired future",
 		},
 		"holds": {
-			months, Rule{Known: true, Cutoff: at(t, "2026-11-01"), Holds: ranges(t, "2026-01-31T23:59:59.999999Z/2026-02-01 2026-04-01/2026-05-01")},
+			months,
+			Rule{Known: true, Cutoff: at(t, "2026-11-01"), Holds: ranges(t, "2026-01-31T23:59:59.999999Z/2026-02-01 2026-04-01/2026-05-01")},
 			"2026-02-01/2026-03-01 2026-03-01/2026-04-01", "hold not_expired future",
 		},
 		"hold without end": {months, Rule{Known: true, Cutoff: at(t, "2026-11-01"), Holds: ranges(t, "/")}, "", "hold hold hold not_expired future"},
 		"archives": {
-			months, Rule{Known: true, Cutoff: at(t, "2026-11-01"), ArchiveRequired: true, Archived: ranges(t, "2026-02-01/2026-03-01 2026-03-01/2026-03-15")},
+			months,
+			Rule{Known: true, Cutoff: at(t, "2026-11-01"), ArchiveRequired: true, Archived: ranges(t, "2026-02-01/2026-03-01 2026-03-01/2026-03-15")},
 			"2026-02-01/2026-03-01", "not_archived not_archived not_expired future",
 		},
 	} {

@@ -3,6 +3,7 @@ package partitions
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -75,7 +76,7 @@ func (k Key) literal(at time.Time) string {
 	if year <= 0 {
 		year, era = 1-year, " BC"
 	}
-	text := pad(year, 4) + at.Format("-01-02")
+	text := fmt.Sprintf("%04d", year) + at.Format("-01-02")
 	switch k.Kind {
 	case KeyDate:
 	case KeyTimestamp:
@@ -84,17 +85,6 @@ func (k Key) literal(at time.Time) string {
 		text += at.Format(" 15:04:05.999999+00")
 	}
 	return "'" + text + era + "'"
-}
-
-func pad(n, width int) string {
-	digits := []byte{}
-	for ; n > 0 || len(digits) < width; n /= 10 {
-		digits = append(digits, byte('0'+n%10)) //nolint:gosec // one digit
-	}
-	for i, j := 0, len(digits)-1; i < j; i, j = i+1, j-1 {
-		digits[i], digits[j] = digits[j], digits[i]
-	}
-	return string(digits)
 }
 
 // forValues is the range as ALTER TABLE … ATTACH PARTITION takes it.

@@ -13,7 +13,7 @@ import (
 )
 
 // old is a registered table with three partitions of 2024, ten rows each, and those around now.
-func old(t testing.TB, statements ...string) *base {
+func old(t *testing.T, statements ...string) *base {
 	t.Helper()
 	b := migrated(t).realClock()
 	tab := b.table("audit_log")
@@ -85,13 +85,17 @@ func TestPruneGuards(t *testing.T) {
 		"longer rule": {`INSERT INTO auditdb.policy (table_id, name, keep, archive_required, data_classification) VALUES (1, 'base', '1 year', false, NULL), (1, 'phi', '10 years', true, 'PHI')`, PruneOptions{}, "", map[string]Reason{"audit_log_2024_01": KeptNotExpired}},
 		"floor": {
 			`INSERT INTO auditdb.policy (table_id, name, keep, archive_required) VALUES (1, 'base', '1 year', false); INSERT INTO auditdb.floor VALUES ('default', '50 years')`,
-			PruneOptions{}, "", map[string]Reason{"audit_log_2024_01": KeptNotExpired},
+			PruneOptions{},
+			"",
+			map[string]Reason{"audit_log_2024_01": KeptNotExpired},
 		},
 		"archived": {
 			`INSERT INTO auditdb.policy (table_id, name, keep) VALUES (1, 'base', '1 year');
 			 INSERT INTO auditdb.archive (table_id, part_name, part_from, part_to, url, format, rows, bytes, sha256, root, log_size, verified_at)
 			 VALUES (1, 'x', '2024-02-01Z', '2024-03-01Z', 'u', 'f', 1, 1, '', '', 1, now()), (1, 'y', '2024-01-01Z', '2024-02-01Z', 'v', 'f', 1, 1, '', '', 1, NULL)`,
-			PruneOptions{}, "audit_log_2024_02", map[string]Reason{"audit_log_2024_01": KeptNotArchived},
+			PruneOptions{},
+			"audit_log_2024_02",
+			map[string]Reason{"audit_log_2024_01": KeptNotArchived},
 		},
 		"hold":          {`INSERT INTO auditdb.hold (span, principal_id, reason) VALUES ('[2024-01-31T23:00Z,2024-02-01Z]', 'x', 'lawsuit')`, before(t, "2025-01-01"), "audit_log_2024_03", map[string]Reason{"audit_log_2024_01": KeptHold, "audit_log_2024_02": KeptHold}},
 		"released hold": {`INSERT INTO auditdb.hold (reason, released_at, released_by) VALUES ('lawsuit', now(), 'me')`, PruneOptions{OlderThan: before(t, "2024-02-01").OlderThan}, "audit_log_2024_01", nil},

@@ -184,7 +184,8 @@ func (x *pruning) detach(ctx context.Context, op pruneOp) error {
 
 // undoMark takes the mark back from a partition that could not be detached, if it is still attached.
 func (x *pruning) undoMark(ctx context.Context, p Partition) error {
-	if x.d.Action != Drop || ctx.Err() != nil {
+	interrupted := ctx.Err() != nil // then the next run finishes the detach, by its mark
+	if x.d.Action != Drop || interrupted {
 		return nil
 	}
 	err := x.comment(ctx, p, p.comment, nil)
