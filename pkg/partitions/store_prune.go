@@ -184,9 +184,13 @@ func (x *pruning) detach(ctx context.Context, op pruneOp) error {
 
 // undoMark takes the mark back from a partition that could not be detached, if it is still attached.
 func (x *pruning) undoMark(ctx context.Context, p Partition) error {
-	interrupted := ctx.Err() != nil // then the next run finishes the detach, by its mark
-	if x.d.Action != Drop || interrupted {
+	if x.d.Action != Drop {
 		return nil
+	}
+	select {
+	case <-ctx.Done(): // the next run finishes the detach, by its mark
+		return nil
+	default:
 	}
 	err := x.comment(ctx, p, p.comment, nil)
 	if fault.ClassOf(err) == fault.Refused {
