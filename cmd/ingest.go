@@ -169,45 +169,6 @@ func prepareTarget(ctx context.Context, app *App, o ingestOptions, opts *ingest.
 	return nil
 }
 
-// roomMaker makes the partitions that events need, or in a dry run says which; it keeps the plan.
-type roomMaker struct {
-	worker *partitions.Worker
-	dryRun bool
-	plan   *plan.Plan
-}
-
-// Ensure implements ingest.Creator. Calls do not overlap.
-func (m roomMaker) Ensure(ctx context.Context, t partitions.Table, ranges []partitions.Bounds) (catalog *partitions.Catalog, made []partitions.Partition, err error) {
-	draft := func(ctx context.Context) (*partitions.Draft, error) {
-		d, err := m.worker.DraftCreate(ctx, t, partitions.CreateOptions{Ranges: ranges})
-		if err == nil {
-			m.plan.Steps = append(m.plan.Steps, d.Plan.Steps...)
-			m.plan.Skipped = append(m.plan.Skipped, d.Plan.Skipped...)
-		}
-		return d, err
-	}
-	if m.dryRun {
-		d, err := draft(ctx)
-		if err != nil {
-			return nil, nil, err
-		}
-		return d.Catalog, d.Creates(), nil
-	}
-	err = m.worker.Locked(ctx, t, func(ctx context.Context) error {
-		d, err := draft(ctx)
-		if err != nil {
-			return err
-		}
-		catalog = d.Catalog
-		created, err := m.worker.ApplyCreate(ctx, d, nil)
-		for _, p := range created {
-			made = append(made, p.Partition)
-		}
-		return err
-	})
-	return catalog, made, err
-}
-
 // gcPercent keeps the heap near what is in use: that is a few large buffers without pointers, which cost a collection nothing.
 const gcPercent = 20
 
@@ -224,7 +185,10 @@ func ingestAndReport(ctx context.Context, app *App, o ingestOptions, opts ingest
 		if err != nil {
 			return err
 		}
-		opts.Creator = roomMaker{worker: worker, dryRun: o.dryRun, plan: &doc.Plan}
+		opts.Creator = &partitions.Creator{Worker: worker, DryRun: o.dryRun, OnDraft: func(d *partitions.Draft) {
+			doc.Plan.Steps = append(doc.Plan.Steps, d.Plan.Steps...)
+			doc.Plan.Skipped = append(doc.Plan.Skipped, d.Plan.Skipped...)
+		}}
 	}
 	var err error
 	doc.Report, err = ingest.Run(ctx, opts, sources)

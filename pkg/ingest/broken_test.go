@@ -266,17 +266,6 @@ func TestPartitionsChangeInMidRun(t *testing.T) {
 	}
 }
 
-// drafter says what would be made.
-type drafter struct{ w *partitions.Worker }
-
-func (d drafter) Ensure(ctx context.Context, t partitions.Table, ranges []partitions.Bounds) (*partitions.Catalog, []partitions.Partition, error) {
-	draft, err := d.w.DraftCreate(ctx, t, partitions.CreateOptions{Ranges: ranges})
-	if err != nil {
-		return nil, nil, err
-	}
-	return draft.Catalog, draft.Creates(), nil
-}
-
 func TestCreatePartitions(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)
@@ -284,7 +273,8 @@ func TestCreatePartitions(t *testing.T) {
 	b.opts.MaxAhead = 0
 	b.opts.DryRun = true
 	o := partitions.Options{DB: b.db, Now: time.Now, LockTimeout: 100 * time.Millisecond, Wait: 20 * time.Second}
-	b.opts.Creator = drafter{partitions.NewWorker(o)}
+	worker := partitions.NewWorker(o)
+	b.opts.Creator = &partitions.Creator{Worker: worker, DryRun: true}
 	in := events(0, 1000) + event("2024-01-05", "2023-05-05") + "\n" + event("2024-01-05", "9024-01-05") + "\n"
 	path := write(t, "log", in)
 	rep := b.run(path)
@@ -295,7 +285,7 @@ func TestCreatePartitions(t *testing.T) {
 		t.Error("the dry run left a trace")
 	}
 	b.opts.DryRun = false
-	b.opts.Creator = partitions.NewCreator(o)
+	b.opts.Creator = &partitions.Creator{Worker: worker}
 	rep = b.run(path)
 	if rep.Inserted != 1001 || rep.Rejected != 1 || len(rep.Created) != 2 || b.rows() != 1001 {
 		t.Errorf("report %+v", rep)

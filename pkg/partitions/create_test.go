@@ -374,7 +374,7 @@ func TestCreateKeepsToTheRetention(t *testing.T) {
 	if len(made) != 3 || made[0].Name != "audit_log_2026_09" {
 		t.Errorf("%+v", made)
 	}
-	c, parts, err := NewCreator(b.o).Ensure(t.Context(), b.table("audit_log"), ranges(t, "2026-03-05/2026-03-06 2027-01-31/2027-02-02"))
+	c, parts, err := (&Creator{Worker: NewWorker(b.o)}).Ensure(t.Context(), b.table("audit_log"), ranges(t, "2026-03-05/2026-03-06 2027-01-31/2027-02-02"))
 	if err != nil || len(parts) != 2 || parts[0].Name != "audit_log_2027_01" || c.Len() != 5 {
 		t.Errorf("%+v, %v", parts, err)
 	}

@@ -9,9 +9,6 @@ type Creator struct {
 	OnDraft func(*Draft) // is told every plan; nil: nobody is
 }
 
-// NewCreator returns a creator that makes what it is asked for.
-func NewCreator(o Options) *Creator { return &Creator{Worker: NewWorker(o)} }
-
 // Ensure makes a partition for each interval of t that one of the ranges touches (key values; a range may be as short as one microsecond),
 // under the table's lock, and returns the catalog that it found and what it made. Intervals wholly before the table's retention and ranges
 // that were pruned are not made. It bounds nothing in the future: that is the caller's business.
