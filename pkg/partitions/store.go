@@ -45,17 +45,19 @@ WHERE c.oid = $1`
 
 	// pg_get_expr gets no relation: on newer servers it would lock it, and wait behind VACUUM FULL.
 	loadSQL = `
-SELECT c.oid, n.nspname, c.relname, c.relkind::text, i.inhdetachpending, coalesce(pg_get_expr(c.relpartbound, 0), ''), c.reltuples::bigint, pg_get_userbyid(c.relowner),
+SELECT c.oid, n.nspname, c.relname, c.relkind::text, i.inhdetachpending, coalesce(pg_get_expr(c.relpartbound, 0), ''), %[2]s, pg_get_userbyid(c.relowner),
   coalesce(d.description, ''), %[1]s
 FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace
   LEFT JOIN pg_description d ON d.objoid = c.oid AND d.classoid = 'pg_class'::regclass AND d.objsubid = 0
 WHERE i.inhparent = $1
 UNION ALL
-SELECT c.oid, n.nspname, c.relname, c.relkind::text, false, '', c.reltuples::bigint, pg_get_userbyid(c.relowner), d.description, %[1]s
+SELECT c.oid, n.nspname, c.relname, c.relkind::text, false, '', %[2]s, pg_get_userbyid(c.relowner), d.description, %[1]s
 FROM pg_description d JOIN pg_class c ON c.oid = d.objoid JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE d.classoid = 'pg_class'::regclass AND d.objsubid = 0 AND starts_with(d.description, $2) AND c.relkind = 'r' AND NOT c.relispartition`
+	// Until the first VACUUM or ANALYZE the live rows that the statistics collector counted stand in, and sizes are not known.
+	rowsSQL     = `CASE WHEN c.reltuples < 0 THEN coalesce(nullif(pg_stat_get_live_tuples(c.oid), 0), -1) ELSE c.reltuples::bigint END`
 	noSizeSQL   = `-1::bigint`
-	pageSizeSQL = `CASE WHEN c.relkind = 'p' THEN -1 ELSE current_setting('block_size')::bigint * (greatest(c.relpages, 0)
+	pageSizeSQL = `CASE WHEN c.relkind = 'p' OR c.reltuples < 0 AND pg_stat_get_live_tuples(c.oid) > 0 THEN -1 ELSE current_setting('block_size')::bigint * (greatest(c.relpages, 0)
     + coalesce((SELECT greatest(t.relpages, 0) FROM pg_class t WHERE t.oid = c.reltoastrelid), 0)
     + coalesce((SELECT sum(greatest(x.relpages, 0)) FROM pg_index ix JOIN pg_class x ON x.oid = ix.indexrelid WHERE ix.indrelid IN (c.oid, c.reltoastrelid)), 0)::bigint) END`
 	exactSizeSQL = `
@@ -257,7 +259,7 @@ func LoadSizes(ctx context.Context, q Querier, t Table) (*Catalog, error) {
 }
 
 func load(ctx context.Context, q Querier, t Table, sizeSQL string) (*Catalog, error) {
-	rows, err := q.Query(ctx, fmt.Sprintf(loadSQL, sizeSQL), t.OID, t.markPrefix())
+	rows, err := q.Query(ctx, fmt.Sprintf(loadSQL, sizeSQL, rowsSQL), t.OID, t.markPrefix())
 	if err != nil {
 		return nil, fmt.Errorf("list partitions of %s: %w", t, err)
 	}
