@@ -218,7 +218,7 @@ func verifyTableOf(t *output.Table, r *integrity.Report) {
 	if r.Checkpoint != nil {
 		t.Line("Checkpoint: %s, %d records, root %s", r.Checkpoint.Origin, r.Checkpoint.Size, r.Checkpoint.Root)
 	}
-	t.Line("Checked: %s", r.Assurance)
+	t.Line("Checked: %s", strings.ReplaceAll(r.Assurance, "; ", "\n         "))
 }
 
 // findingsTable leaves the table's name out where there is only one.
