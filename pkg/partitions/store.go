@@ -277,7 +277,7 @@ func scanPartition(row pgx.CollectableRow, t Table) (Partition, error) {
 	if err := row.Scan(&p.OID, &p.Schema, &p.Name, &kind, &pending, &expr, &p.RowsEstimate, &p.Owner, &comment, &p.SizeBytes); err != nil {
 		return Partition{}, err
 	}
-	p.Kind, p.SizeEstimated, p.State = kind[0], p.SizeBytes >= 0, Attached
+	p.Kind, p.SizeEstimated, p.State = kind[0], true, Attached
 	bounds, marked := "", false
 	if bounds, p.comment, marked = t.readMark(comment); marked {
 		p.marked = true
