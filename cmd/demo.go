@@ -19,6 +19,7 @@ import (
 	"auditdb/internal/fault"
 	"auditdb/internal/output"
 	"auditdb/internal/sample"
+	"auditdb/pkg/ingest"
 )
 
 const (
@@ -74,10 +75,11 @@ before it runs. It touches no other server, and leaves nothing behind unless --k
 	f.BoolVar(&o.keep, "keep", false, "leave the servers running and print the setting to go on by hand")
 	f.BoolVar(&o.stop, "stop", false, "end the servers that an earlier --keep left running")
 	f.StringVar(&o.input, "input", "", "ingest this `file` instead of generated events")
-	f.StringVar(&o.mapping, "mapping", "native", "mapping of --input: native or cloudtrail")
+	f.StringVar(&o.mapping, "mapping", ingest.MappingNative, "mapping of --input: native or cloudtrail")
 	f.IntVar(&o.events, "events", demoEvents, "how many events to generate")
 	cmd.MarkFlagsMutuallyExclusive("keep", "stop")
 	cmd.MarkFlagsMutuallyExclusive("input", "events")
+	cmd.MarkFlagsMutuallyExclusive("mapping", "events")
 	return cmd
 }
 
@@ -92,6 +94,9 @@ func runDemo(ctx context.Context, app *App, o demoOptions) (err error) {
 		d.text = app.Err
 	}
 	if o.input != "" {
+		if _, err := ingest.ParseMapping(o.mapping, nil); err != nil {
+			return err
+		}
 		if d.o.input, err = filepath.Abs(o.input); err != nil {
 			return err
 		}
@@ -128,6 +133,8 @@ type demo struct {
 	exe   string
 	env   []string
 	doc   demoDoc
+
+	chapters int
 }
 
 func (d *demo) say(format string, args ...any) { fmt.Fprintf(d.text, format+"\n", args...) }
@@ -142,6 +149,9 @@ func (d *demo) start(ctx context.Context) error {
 		return err
 	}
 	if d.pg, err = embedded.StartPostgres(ctx, embedded.Options{Settings: map[string]string{"shared_buffers": "256MB"}}); err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		return fmt.Errorf("demo: start PostgreSQL: %w", err)
 	}
 	d.doc.Postgres = d.pg.Major()
@@ -254,7 +264,7 @@ func (d *demo) detach() error {
 		}
 	}
 	d.doc.Kept = d.dir
-	d.say("\nThe servers go on running. To go on by hand:\n\n  export AUDITDB_CONFIG=%s\n  auditdb partition list\n  psql '%s'\n\nTo end them: auditdb demo --stop",
+	d.say("\nThe servers go on running. To go on by hand:\n\n  export AUDITDB_CONFIG=%s\n  auditdb partition list\n  psql '%s'\n\nTo end them: auditdb demo --stop, and unset AUDITDB_CONFIG",
 		d.file("auditdb.yaml"), d.pg.URL("postgres"))
 	return nil
 }

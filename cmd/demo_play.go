@@ -19,32 +19,32 @@ import (
 
 // play runs the story, step by step. A step that ends with another exit code than the story says is an error.
 func (d *demo) play(ctx context.Context) error {
-	d.say("\n1. The schema, and a key that stays outside the database")
+	d.chapter("The schema, and a key that stays outside the database")
 	if err := errors.Join(d.step(ctx, 0, "migrate", "up"), d.step(ctx, 0, "integrity", "keygen", "-f", d.file("integrity.key"))); err != nil {
 		return err
 	}
 	if err := d.load(ctx); err != nil {
 		return err
 	}
-	d.say("\n4. Check every row against the log")
+	d.chapter("Check every row against the log")
 	if err := d.step(ctx, 0, "verify-integrity"); err != nil {
 		return err
 	}
 	if err := d.tamper(ctx); err != nil {
 		return err
 	}
-	d.say("\n6. What a prune would remove, as a plan with the exact SQL")
+	d.chapter("What a prune would remove, as a plan with the exact SQL")
 	return d.step(ctx, 0, "partition", "prune", "--older-than", "365d", "--dry-run")
 }
 
 func (d *demo) load(ctx context.Context) error {
 	if d.o.input != "" {
-		d.say("\n2. Your events, with the partitions that they need")
+		d.chapter("Your events, with the partitions that they need")
 		if err := d.step(ctx, 0, "ingest", "--mapping", d.o.mapping, "--create-partitions", d.o.input); err != nil {
 			return err
 		}
 	} else {
-		d.say("\n2. Monthly partitions for the last %d months and the next 3", demoMonths)
+		d.chapter("Monthly partitions for the last %d months and the next 3", demoMonths)
 		if err := d.step(ctx, 0, "partition", "create", "--quiet", "--behind", fmt.Sprint(demoMonths-1)); err != nil {
 			return err
 		}
@@ -52,7 +52,7 @@ func (d *demo) load(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("demo: %w", err)
 		}
-		d.say("\n3. %s generated events, by binary COPY straight into the partitions", humanize.Comma(int64(d.o.events)))
+		d.chapter("%s generated events, by binary COPY straight into the partitions", humanize.Comma(int64(d.o.events)))
 		if err := d.step(ctx, 0, "ingest", events); err != nil {
 			return err
 		}
@@ -72,7 +72,8 @@ func (d *demo) tamper(ctx context.Context) error {
 		return fmt.Errorf("demo: choose a row: %w", err)
 	}
 	sql := fmt.Sprintf("SET session_replication_role = replica; UPDATE public.audit_log SET status = 'tampered' WHERE id = %d;", id)
-	d.say("\n5. A superuser changes one row, past the guard triggers:\n\n$ psql -c \"%s\"", sql)
+	d.chapter("A superuser changes one row, past the guard triggers")
+	d.say("\n$ psql -c \"%s\"", sql)
 	if _, err := conn.Exec(ctx, sql); err != nil {
 		return fmt.Errorf("demo: tamper: %w", err)
 	}
@@ -85,6 +86,12 @@ func (d *demo) tamper(ctx context.Context) error {
 	}
 	d.say("Found and named: row %d (exit code 4).", id)
 	return nil
+}
+
+// chapter begins the next part of the story.
+func (d *demo) chapter(format string, args ...any) {
+	d.chapters++
+	d.say("\n%d. "+format, append([]any{d.chapters}, args...)...)
 }
 
 func (d *demo) step(ctx context.Context, want int, args ...string) error {
