@@ -19,6 +19,7 @@ import (
 	"auditdb/internal/job"
 	"auditdb/internal/output"
 	"auditdb/internal/postgres"
+	"auditdb/internal/redact"
 	"auditdb/internal/redis"
 )
 
@@ -44,7 +45,7 @@ type App struct {
 }
 
 func newApp(in io.Reader, out, errOut io.Writer, now func() time.Time) *App {
-	stderr := &messages{w: errOut, redactor: config.NewRedactor()}
+	stderr := &messages{w: errOut, redactor: redact.NewRedactor()}
 	return &App{
 		In: in, Out: out, Err: stderr, Now: now,
 		Config:  &config.Config{},
@@ -152,7 +153,7 @@ func (a *App) Warn(format string, args ...any) {
 type messages struct {
 	mu       sync.Mutex
 	w        io.Writer
-	redactor *config.Redactor
+	redactor *redact.Redactor
 	bars     atomic.Int32 // progress bars on the terminal
 }
 
@@ -192,7 +193,7 @@ func (m *messages) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (m *messages) setRedactor(r *config.Redactor) {
+func (m *messages) setRedactor(r *redact.Redactor) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.redactor = r

@@ -22,6 +22,7 @@ import (
 	"auditdb/internal/config"
 	"auditdb/internal/fault"
 	"auditdb/internal/output"
+	"auditdb/internal/redact"
 )
 
 // Main runs one command line and returns its exit code.
@@ -202,7 +203,7 @@ func (a *App) warnOfPasswords(flags *pflag.FlagSet) {
 		"database-url": "AUDITDB_DATABASE_URL, AUDITDB_DATABASE_URL_FILE, PGPASSWORD or a password file",
 		"redis-url":    "AUDITDB_REDIS_URL or AUDITDB_REDIS_URL_FILE",
 	} {
-		if f := flags.Lookup(name); f != nil && f.Changed && config.HasPassword(f.Value.String()) {
+		if f := flags.Lookup(name); f != nil && f.Changed && redact.HasPassword(f.Value.String()) {
 			a.Warn("--%s holds a password, which other users can see in the list of processes: use %s", name, instead)
 		}
 	}

@@ -2,7 +2,11 @@
 // Every key is declared once, in keys.go; the package knows for each value where it came from.
 package config
 
-import "time"
+import (
+	"time"
+
+	"auditdb/internal/redact"
+)
 
 // Config is the effective configuration of one run.
 type Config struct {
@@ -114,4 +118,4 @@ type Setting struct {
 func (c *Config) Settings() []Setting { return c.settings }
 
 // Redactor gives the mask for everything that is written for people: no secret of this configuration passes it.
-func (c *Config) Redactor() *Redactor { return NewRedactor(c.secrets...) }
+func (c *Config) Redactor() *redact.Redactor { return redact.NewRedactor(c.secrets...) }

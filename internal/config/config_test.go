@@ -325,56 +325,6 @@ func TestNamesDatabase(t *testing.T) {
 	}
 }
 
-func TestRedactor(t *testing.T) {
-	t.Parallel()
-	r := NewRedactor("swordfish", `qu"ote@d`)
-	tests := map[string]string{
-		"postgres://u:p@h/db":                              "postgres://u:***@h/db",
-		"postgres://u:p@s@h/db and more":                   "postgres://u:***@h/db and more",
-		"redis://:p@h:6379":                                "redis://:***@h:6379",
-		"postgres://h:5432/db":                             "postgres://h:5432/db",
-		"host=h password=abc user=u":                       "host=h password=*** user=u",
-		"host=h password = 'a b' user=u":                   "host=h password = *** user=u",
-		"postgres://h/db?password=abc&sslmode=require":     "postgres://h/db?password=***&sslmode=require",
-		"a swordfish here":                                 "a *** here",
-		`{"a":"postgres://u:p@h/db","b":"x@y"}`:            `{"a":"postgres://u:***@h/db","b":"x@y"}`,
-		"s3://b/p?aws_secret_access_key=abc/def&region=eu": "s3://b/p?aws_secret_access_key=***&region=eu",
-		"nothing to hide: 12:30 a@b":                       "nothing to hide: 12:30 a@b",
-	}
-	for in, want := range tests {
-		if got := r.Redact(in); got != want {
-			t.Errorf("%s → %s, want %s", in, got, want)
-		}
-	}
-}
-
-func TestHasPassword(t *testing.T) {
-	t.Parallel()
-	for in, want := range map[string]bool{
-		"postgres://u:p@h/db": true, "postgres://u@h/db": false, "postgres://h:5432/db": false, "host=h user=u": false,
-		"host=h password=x": true, "postgres://h/db?password=x": true, "": false, "postgres://u:p%%@h/db": true, "postgres://u:u@h/db": true,
-	} {
-		if got := HasPassword(in); got != want {
-			t.Errorf("HasPassword(%q) = %v", in, got)
-		}
-	}
-}
-
-// No password of a URL comes through, whatever it is made of.
-func TestRedactAnyPassword(t *testing.T) {
-	t.Parallel()
-	rapid.Check(t, func(t *rapid.T) {
-		word := rapid.StringMatching(`[A-Za-z0-9!$%^*()_+=:;,.?/#~-]{8,20}`).Draw(t, "password")
-		url := "postgres://user:" + word + "@host/db"
-		if got := RedactURL(url); strings.Contains(got, word) {
-			t.Errorf("%s → %s", url, got)
-		}
-		if got := NewRedactor(passwords(url)...).Redact("refused: " + url + " for " + word); strings.Contains(got, ":"+word+"@") {
-			t.Errorf("%s → %s", url, got)
-		}
-	})
-}
-
 func TestParseDuration(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]time.Duration{

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/viper"
 
 	"auditdb/internal/fault"
+	"auditdb/internal/redact"
 )
 
 // Loader finds and reads the configuration. The environment is the process's own.
@@ -225,7 +226,7 @@ func (r *reader) keepSecret(k *key, raw any) {
 		if k.hidden {
 			r.config.secrets = append(r.config.secrets, s)
 		}
-		r.config.secrets = append(r.config.secrets, passwords(s)...)
+		r.config.secrets = append(r.config.secrets, redact.Passwords(s)...)
 	}
 }
 

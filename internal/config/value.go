@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/dustin/go-humanize"
+
+	"auditdb/internal/redact"
 )
 
 // ParseDuration reads Go's duration syntax plus d for days of 24 hours: 90s, 1h30m, 7d, 1d12h.
@@ -165,9 +167,9 @@ func (k *key) shown(s string) string {
 	case s == "" || !k.secret:
 		return s
 	case k.hidden:
-		return mask
+		return "***"
 	}
-	return RedactURL(s)
+	return redact.Address(s)
 }
 
 func parseInt(s string) (int64, error) {
