@@ -44,7 +44,7 @@ func (c *Catalog) All() []Partition { return c.parts }
 // Default returns the default partition, nil when there is none.
 func (c *Catalog) Default() *Partition { return c.byDef }
 
-// Leftovers returns the tables that an interrupted prune has detached and not yet dropped.
+// Leftovers returns the tables that prune has detached: to be kept, or, interrupted, not yet dropped.
 func (c *Catalog) Leftovers() []Partition { return c.left }
 
 // Find returns the attached partition whose range holds the key value t. The default partition and partitions pending detach, which take no

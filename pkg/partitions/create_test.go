@@ -296,6 +296,16 @@ func TestCreateLeavesTriggersAndKeysAlone(t *testing.T) {
 	}
 }
 
+// A table that is like a partition is somebody's, also an empty one.
+func TestCreateLeavesLookalikesAlone(t *testing.T) {
+	t.Parallel()
+	b := migrated(t, `SET ROLE auditdb_admin; CREATE TABLE audit_log_2026_11 (LIKE audit_log INCLUDING ALL EXCLUDING IDENTITY)`)
+	oid := value[uint32](b, "SELECT 'public.audit_log_2026_11'::regclass::oid")
+	if made := b.create(b.table("audit_log"), CreateOptions{}); len(made) != 1 || made[0].OID == oid || made[0].Name == "audit_log_2026_11" {
+		t.Errorf("%+v, there was %d", made, oid)
+	}
+}
+
 func TestCreateAdoptsItsLeftovers(t *testing.T) {
 	t.Parallel()
 	b := migrated(t, `SET ROLE auditdb_admin; CREATE TABLE audit_log_2026_11 (LIKE audit_log INCLUDING ALL EXCLUDING IDENTITY, CONSTRAINT auditdb_attach_range CHECK (timestamp > '2020-01-01Z'))`)

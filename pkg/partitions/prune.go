@@ -159,7 +159,7 @@ func (w *Worker) rule(ctx context.Context, q Querier, t Table, o PruneOptions) (
 func (d *PruneDraft) choose(c *Catalog, rule Rule, now time.Time, named string) error {
 	var parts, begun []Partition // begun: what an earlier prune has taken, or begun to take, out of the table
 	for _, p := range append(slices.Clone(c.All()), c.Leftovers()...) {
-		if p.marked && p.State != Attached {
+		if p.mark == Drop && p.State != Attached {
 			begun = append(begun, p)
 		} else if p.State == Attached {
 			parts = append(parts, p)
@@ -192,6 +192,9 @@ func (d *PruneDraft) only(named string) error {
 		return nil
 	}
 	i := slices.IndexFunc(d.Kept, func(k Kept) bool { return is(k.Partition) })
+	if i < 0 && slices.ContainsFunc(d.Catalog.Leftovers(), is) {
+		return fault.New(fault.Refused, "its rows are in a table of its own: drop that yourself", "partition %s is not pruned: it is detached already", named)
+	}
 	if i < 0 {
 		return fault.New(fault.Usage, "auditdb partition list shows the partitions", "table %s has no partition %s", d.Table, named)
 	}
@@ -255,7 +258,7 @@ func (d *PruneDraft) steps() {
 		goes[p.OID] = true
 	}
 	for _, p := range d.Catalog.All() {
-		if p.marked && p.State == Attached && !goes[p.OID] {
+		if p.mark != "" && p.State == Attached && !goes[p.OID] {
 			d.add(p, opUnmark, false, "it carries the mark of a prune that was interrupted, and stays", commentSQL(p, p.comment))
 		}
 	}
@@ -272,9 +275,7 @@ func (d *PruneDraft) prune(p Partition) {
 			kind, how, locks = opDetach, "", "locks: ACCESS EXCLUSIVE on table, partition and default partition, for a moment"
 		}
 		sql := "ALTER TABLE " + d.Table.Ident() + " DETACH PARTITION " + p.Ident() + how
-		if d.Action == Drop {
-			sql = commentSQL(p, d.Table.mark(p)) + ";\n" + sql
-		}
+		sql = commentSQL(p, d.Table.mark(p, d.Action)) + ";\n" + sql
 		d.add(p, kind, true, "all of it is older than "+d.Cutoff.UTC().Format(time.RFC3339)+"; "+locks, sql)
 	}
 	if d.Action == Drop {

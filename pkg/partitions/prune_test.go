@@ -156,7 +156,7 @@ func TestPruneDetaches(t *testing.T) {
 	if n := value[int64](b, "SELECT count(*) FROM public.audit_log_2024_01"); n != 11 {
 		t.Errorf("%d rows kept in the detached table", n)
 	}
-	if got := value[string](b, "SELECT obj_description('public.audit_log_2024_01'::regclass)"); got != "mine" {
+	if got := value[string](b, "SELECT obj_description('public.audit_log_2024_01'::regclass)"); !strings.HasSuffix(got, "\nmine") {
 		t.Errorf("comment %q", got)
 	}
 	// A later prune that drops does not touch what was detached on purpose.
@@ -164,9 +164,51 @@ func TestPruneDetaches(t *testing.T) {
 	if !b.exists("public.audit_log_2024_01") || b.exists("public.audit_log_2024_03") {
 		t.Error("dropped the wrong tables")
 	}
-	// Its name is taken, so that a new partition for the range gets another one.
-	if made := b.create(tab, exactly(t, "2024-01-01", "2024-02-01")); len(made) != 1 || made[0].Name == "audit_log_2024_01" {
-		t.Errorf("%+v", made)
+	o.Partition = "audit_log_2024_01"
+	_, _, err := b.tryPrune(tab, o)
+	wantClass(t, err, fault.Refused)
+}
+
+// What was detached does not come back by itself, with rows or without, whether there is a log or not; and no other partition waits for it.
+func TestDetachedStaysDetached(t *testing.T) {
+	t.Parallel()
+	for name, setup := range map[string]string{
+		"managed":   ``,
+		"unmanaged": `DELETE FROM auditdb.managed_table`,
+		"empty":     `SET auditdb.purpose = 'move'; DELETE FROM audit_log`,
+		"in log":    `INSERT INTO auditdb.log VALUES (0, E'auditdb/1 detach\nseq 0\n', 'k', sha256('')); INSERT INTO auditdb.log_partition VALUES (1, '2024-02-01Z', '2024-03-01Z', 0)`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := old(t, setup)
+			tab := b.table("audit_log")
+			o := before(t, "2025-01-01")
+			o.Action, o.Partition = Detach, "audit_log_2024_02"
+			b.prune(tab, o)
+			c := b.catalog(tab)
+			if left := c.Leftovers(); len(left) != 1 || left[0].Name != "audit_log_2024_02" || left[0].State != Detached || left[0].Text() != "[2024-02-01 00:00:00, 2024-03-01 00:00:00)" {
+				t.Errorf("listed: %+v", left)
+			}
+			if name == "in log" { // also when the table itself is gone, or no longer known
+				b.exec("DROP TABLE audit_log_2024_02")
+			}
+			wide := exactly(t, "2024-02-01", "2024-06-01")
+			made, d, err := b.tryCreate(tab, wide)
+			if err != nil || len(made) != 2 || made[0].Name != "audit_log_2024_04" || len(d.Plan.Skipped) != 1 || d.Plan.Skipped[0].Reason != reasonDetached {
+				t.Errorf("%+v %+v %v", made, d.Plan.Skipped, err)
+			}
+			creator := &Creator{Worker: b.w}
+			if _, made, err := creator.Ensure(t.Context(), tab, ranges(t, "2024-02-05/2024-02-06 2024-06-01/2024-06-02")); err != nil || len(made) != 1 {
+				t.Errorf("for rows: %+v %v", made, err)
+			}
+			wide.AllowPruned = true
+			if made := b.create(tab, wide); len(made) != 1 || (name != "in log") == (made[0].Name == "audit_log_2024_02") {
+				t.Errorf("allowed: %+v", made)
+			}
+			if rows := map[string]int64{"empty": 0, "managed": 9, "unmanaged": 9, "in log": 0}[name]; value[int64](b, "SELECT count(*) FROM public.audit_log_2024_02") != rows {
+				t.Error("the table has changed")
+			}
+		})
 	}
 }
 
@@ -196,7 +238,7 @@ func TestPruneConverges(t *testing.T) {
 			tab := b.table("audit_log")
 			p := b.catalog(tab).All()[0]
 			p.comment = "what was there"
-			b.exec(commentSQL(p, tab.mark(p)))
+			b.exec(commentSQL(p, tab.mark(p, Drop)))
 			reader := b.conn()
 			tx, err := reader.Begin(t.Context())
 			if err != nil {
@@ -223,7 +265,7 @@ func TestPruneConverges(t *testing.T) {
 			c := b.catalog(tab)
 			all := append(slices.Clone(c.All()), c.Leftovers()...)
 			i := slices.IndexFunc(all, func(q Partition) bool { return q.OID == p.OID })
-			if i < 0 || all[i].State != want || !all[i].marked || all[i].comment != "what was there" || !all[i].Equal(p.Bounds) {
+			if i < 0 || all[i].State != want || all[i].mark != Drop || all[i].comment != "what was there" || !all[i].Equal(p.Bounds) {
 				t.Fatalf("%+v", all)
 			}
 			done, _ := b.prune(tab, before(t, "2024-03-01"))
@@ -240,14 +282,14 @@ func TestPruneTakesItsMarkBack(t *testing.T) {
 	b := old(t, `INSERT INTO auditdb.hold (span, reason) VALUES ('[2024-01-01Z,2024-03-01Z)', 'lawsuit')`)
 	tab := b.table("audit_log")
 	for _, p := range b.catalog(tab).All()[:2] {
-		b.exec(commentSQL(p, tab.mark(p)))
+		b.exec(commentSQL(p, tab.mark(p, Drop)))
 	}
 	b.exec("ALTER TABLE audit_log DETACH PARTITION audit_log_2024_02")
 	done, d := b.prune(tab, before(t, "2024-03-01"))
 	if len(done) != 0 || reasonOf(d, "audit_log_2024_01") != KeptHold || reasonOf(d, "audit_log_2024_02") != KeptHold || !b.exists("public.audit_log_2024_02") {
 		t.Errorf("%+v %+v", done, d.Kept)
 	}
-	if b.catalog(tab).All()[0].marked {
+	if b.catalog(tab).All()[0].mark != "" {
 		t.Error("the mark was left")
 	}
 }
@@ -300,7 +342,7 @@ func TestPruneWaitsForReaders(t *testing.T) {
 	b.w = NewWorker(b.o)
 	done, _, err := b.tryPrune(tab, before(t, "2024-02-01"))
 	wantClass(t, err, fault.Locked)
-	if len(done) != 0 || !strings.Contains(err.Error(), "pid") || b.catalog(tab).All()[0].State != Attached || b.catalog(tab).All()[0].marked {
+	if len(done) != 0 || !strings.Contains(err.Error(), "pid") || b.catalog(tab).All()[0].State != Attached || b.catalog(tab).All()[0].mark != "" {
 		t.Errorf("%+v, %v", done, err)
 	}
 	b.o.Wait = 30 * time.Second
@@ -385,7 +427,7 @@ func TestPruneIsUndoneWithItsRecord(t *testing.T) {
 	b.ledger.fail = errors.New("the log is closed")
 	tab := b.table("audit_log")
 	done, _, err := b.tryPrune(tab, before(t, "2024-03-01"))
-	if err == nil || len(done) != 0 || b.catalog(tab).Len() != 6 || b.catalog(tab).All()[0].marked {
+	if err == nil || len(done) != 0 || b.catalog(tab).Len() != 6 || b.catalog(tab).All()[0].mark != "" {
 		t.Errorf("%+v, %v", done, err)
 	}
 }

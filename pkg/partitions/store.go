@@ -53,7 +53,7 @@ WHERE i.inhparent = $1
 UNION ALL
 SELECT c.oid, n.nspname, c.relname, c.relkind::text, false, '', %[2]s, pg_get_userbyid(c.relowner), d.description, %[1]s
 FROM pg_description d JOIN pg_class c ON c.oid = d.objoid JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE d.classoid = 'pg_class'::regclass AND d.objsubid = 0 AND starts_with(d.description, $2) AND c.relkind = 'r' AND NOT c.relispartition`
+WHERE d.classoid = 'pg_class'::regclass AND d.objsubid = 0 AND (starts_with(d.description, $2) OR starts_with(d.description, $3)) AND c.relkind = 'r' AND NOT c.relispartition`
 	// Until the first VACUUM or ANALYZE the live rows that the statistics collector counted stand in, and sizes are not known.
 	rowsSQL     = `CASE WHEN c.reltuples < 0 THEN coalesce(nullif(pg_stat_get_live_tuples(c.oid), 0), -1) ELSE c.reltuples::bigint END`
 	noSizeSQL   = `-1::bigint`
@@ -259,7 +259,7 @@ func LoadSizes(ctx context.Context, q Querier, t Table) (*Catalog, error) {
 }
 
 func load(ctx context.Context, q Querier, t Table, sizeSQL string) (*Catalog, error) {
-	rows, err := q.Query(ctx, fmt.Sprintf(loadSQL, sizeSQL, rowsSQL), t.OID, t.markPrefix())
+	rows, err := q.Query(ctx, fmt.Sprintf(loadSQL, sizeSQL, rowsSQL), t.OID, t.markPrefix(Drop), t.markPrefix(Detach))
 	if err != nil {
 		return nil, fmt.Errorf("list partitions of %s: %w", t, err)
 	}
@@ -278,10 +278,8 @@ func scanPartition(row pgx.CollectableRow, t Table) (Partition, error) {
 		return Partition{}, err
 	}
 	p.Kind, p.SizeEstimated, p.State = kind[0], true, Attached
-	bounds, marked := "", false
-	if bounds, p.comment, marked = t.readMark(comment); marked {
-		p.marked = true
-	}
+	var bounds string
+	bounds, p.comment, p.mark = t.readMark(comment)
 	switch {
 	case pending:
 		p.State = DetachPending
@@ -315,25 +313,29 @@ func ExactSizes(ctx context.Context, q Querier, parts []Partition) (map[uint32]i
 	return sizes, nil
 }
 
-// The mark is a comment that prune puts on a partition before it detaches it, so that a run after a crash knows what to finish:
-// "auditdb prune "schema"."table" FOR VALUES FROM (…) TO (…)", and below it the comment that was there before.
+// The mark is a comment that prune puts on a partition before it detaches it: "auditdb prune "schema"."table" FOR VALUES FROM (…) TO (…)"
+// where the partition is going to be dropped, so that a run after a crash knows what to finish, and "auditdb detached …" where it is to be
+// kept beside the table, so that its range is known to be pruned. Below it is the comment that was there before.
 
-func (t Table) markPrefix() string { return "auditdb prune " + t.Ident() + " " }
+func (t Table) markPrefix(a Action) string {
+	return map[Action]string{Drop: "auditdb prune ", Detach: "auditdb detached "}[a] + t.Ident() + " "
+}
 
-func (t Table) mark(p Partition) string {
-	text := t.markPrefix() + t.Key.forValues(p.Bounds)
+func (t Table) mark(p Partition, a Action) string {
+	text := t.markPrefix(a) + t.Key.forValues(p.Bounds)
 	if p.comment != "" {
 		text += "\n" + p.comment
 	}
 	return text
 }
 
-// readMark takes a comment apart.
-func (t Table) readMark(comment string) (bounds, rest string, marked bool) {
-	after, ok := strings.CutPrefix(comment, t.markPrefix())
-	if !ok {
-		return "", comment, false
+// readMark takes a comment apart; mark is "" where it has none.
+func (t Table) readMark(comment string) (bounds, rest string, mark Action) {
+	for _, a := range []Action{Drop, Detach} {
+		if after, ok := strings.CutPrefix(comment, t.markPrefix(a)); ok {
+			bounds, rest, _ = strings.Cut(after, "\n")
+			return bounds, rest, a
+		}
 	}
-	bounds, rest, _ = strings.Cut(after, "\n")
-	return bounds, rest, true
+	return "", comment, ""
 }

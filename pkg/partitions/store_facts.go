@@ -63,7 +63,8 @@ SELECT quote_ident(t.tgname) FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoi
 WHERE t.tgrelid = $1 AND t.tgtype & 8 <> 0 AND t.tgenabled <> 'D' AND NOT (n.nspname = 'auditdb' AND p.proname = 'guard') AND NOT (t.tgisinternal AND t.tgconstraint <> 0) ORDER BY 1`
 	namesSQL = `
 SELECT c.relname::text, c.oid, c.relkind::text, coalesce((SELECT h.inhparent FROM pg_inherits h WHERE h.inhrelid = c.oid LIMIT 1), 0),
-  c.relkind = 'r' AND NOT c.relispartition AND coalesce(NOT starts_with(obj_description(c.oid, 'pg_class'), 'auditdb prune '), true)
+  c.relkind = 'r' AND NOT c.relispartition AND EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'c' AND k.conname = $4)
+  AND NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid) AND obj_description(c.oid, 'pg_class') IS NULL
   AND c.relowner = (SELECT relowner FROM pg_class WHERE oid = $3) AND NOT EXISTS (SELECT FROM pg_inherits h WHERE c.oid IN (h.inhrelid, h.inhparent))
   AND NOT EXISTS (
     (SELECT attname, atttypid, atttypmod, attcollation, attnotnull, attgenerated FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped
@@ -210,11 +211,11 @@ type namesake struct {
 	OID    uint32
 	Kind   string
 	Parent uint32 // of a partition
-	Adopt  bool   // an empty plain table with the same columns and owner: left by a run that crashed
+	Adopt  bool   // an empty plain table with the same columns and owner and the check that only creating puts on it: left by a run that crashed
 }
 
 func readNames(ctx context.Context, q Querier, t Table, names []string) (map[string]namesake, error) {
-	rows, err := q.Query(ctx, namesSQL, t.Schema, names, t.OID)
+	rows, err := q.Query(ctx, namesSQL, t.Schema, names, t.OID, rangeCheck)
 	if err != nil {
 		return nil, fmt.Errorf("look for names in schema %s: %w", t.Schema, err)
 	}

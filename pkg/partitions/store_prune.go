@@ -151,11 +151,7 @@ func (x *pruning) detach(ctx context.Context, op pruneOp) error {
 			return err
 		}
 	}
-	text := p.comment
-	if x.d.Action == Drop {
-		text = x.d.Table.mark(p)
-	}
-	if err := x.comment(ctx, p, text, []Event{{Kind: EventDetached, Name: p.Name, Bounds: p.Bounds}}); err != nil {
+	if err := x.comment(ctx, p, x.d.Table.mark(p, x.d.Action), []Event{{Kind: EventDetached, Name: p.Name, Bounds: p.Bounds}}); err != nil {
 		return err
 	}
 	sql := "ALTER TABLE " + x.d.Table.Ident() + " DETACH PARTITION " + p.Ident()
@@ -184,11 +180,8 @@ func (x *pruning) detach(ctx context.Context, op pruneOp) error {
 
 // undoMark takes the mark back from a partition that could not be detached, if it is still attached.
 func (x *pruning) undoMark(ctx context.Context, p Partition) error {
-	if x.d.Action != Drop {
-		return nil
-	}
 	select {
-	case <-ctx.Done(): // the next run finishes the detach, by its mark
+	case <-ctx.Done(): // the next run knows by the mark what was meant
 		return nil
 	default:
 	}

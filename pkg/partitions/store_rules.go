@@ -19,7 +19,7 @@ SELECT lower(span), upper(span) + CASE WHEN upper_inc(span) THEN interval '1 mic
 	archiveSQL = `SELECT part_from, part_to FROM auditdb.archive WHERE table_id = $1 AND verified_at IS NOT NULL AND deleted_at IS NULL`
 	prunedSQL  = `
 SELECT DISTINCT p.part_from, p.part_to FROM auditdb.log_partition p JOIN auditdb.log l ON l.seq = p.seq
-WHERE p.table_id = $1 AND p.part_from < $3 AND p.part_to > $2 AND l.record LIKE 'auditdb/1 prune' || chr(10) || '%'`
+WHERE p.table_id = $1 AND p.part_from < $3 AND p.part_to > $2 AND l.record LIKE 'auditdb/1 ' || $4 || chr(10) || '%'`
 	clockSQL = `SELECT clock_timestamp()`
 )
 
@@ -139,14 +139,17 @@ func LoadArchived(ctx context.Context, q Querier, t Table) ([]Bounds, error) {
 	return archived, wrap(err, "read the archives of %s", t)
 }
 
-// LoadPruned returns the ranges within b that the integrity log says were pruned.
-func LoadPruned(ctx context.Context, q Querier, t Table, b Bounds) ([]Bounds, error) {
+// LoadPruned returns the ranges within b that the integrity log says were dropped, and those that it says were going to be detached, to be
+// dropped or to be kept in tables of their own.
+func LoadPruned(ctx context.Context, q Querier, t Table, b Bounds) (dropped, detached []Bounds, err error) {
 	there, err := hasOwnTable(ctx, q, "log_partition")
 	if err != nil || !there || t.ManagedID == nil {
-		return nil, err
+		return nil, nil, err
 	}
-	pruned, err := rangesOf(ctx, q, prunedSQL, false, *t.ManagedID, b.From, b.To)
-	return pruned, wrap(err, "read the integrity log of %s", t)
+	if dropped, err = rangesOf(ctx, q, prunedSQL, false, *t.ManagedID, b.From, b.To, "prune"); err == nil {
+		detached, err = rangesOf(ctx, q, prunedSQL, false, *t.ManagedID, b.From, b.To, "detach")
+	}
+	return dropped, detached, wrap(err, "read the integrity log of %s", t)
 }
 
 // rangesOf reads ranges of timestamptz with open or infinite ends; flagged rows have a third column that says that the range is empty.

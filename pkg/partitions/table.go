@@ -81,7 +81,7 @@ type State string
 const (
 	Attached      State = "attached"
 	DetachPending State = "detach-pending" // a DETACH CONCURRENTLY that did not end: rows of its range cannot be inserted
-	Detached      State = "detached"       // left by a prune that did not end: still to be dropped
+	Detached      State = "detached"       // a prune has taken it out of the table: to keep it, or, interrupted, still to be dropped
 )
 
 // Partition is a table that is, or was, a partition.
@@ -96,7 +96,7 @@ type Partition struct {
 	SizeBytes     int64 // with indexes and TOAST; -1: not read
 	SizeEstimated bool
 	Owner         string
-	marked        bool   // carries the mark of a prune that has not ended
+	mark          Action // what prune has marked it for; "": it carries no mark
 	comment       string // without the mark
 }
 

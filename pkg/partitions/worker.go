@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"auditdb/internal/fault"
@@ -116,22 +117,35 @@ func (w *Worker) missing(ctx context.Context, t Table, c *Catalog, spec Spec, al
 	if err != nil || len(missing) == 0 || allowPruned {
 		return missing, nil, wrap(err, "table %s", t)
 	}
-	spec.Pruned, err = LoadPruned(ctx, w.o.DB.Pool(), t, Bounds{From: missing[0].From, To: missing[len(missing)-1].To})
-	if err != nil || len(spec.Pruned) == 0 {
-		return missing, nil, err
+	dropped, detached, err := LoadPruned(ctx, w.o.DB.Pool(), t, Bounds{From: missing[0].From, To: missing[len(missing)-1].To})
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, p := range c.Leftovers() {
+		detached = append(detached, p.Bounds)
+	}
+	spec.Pruned = append(append(spec.Pruned, dropped...), detached...)
+	if len(spec.Pruned) == 0 {
+		return missing, nil, nil
 	}
 	left, err := Missing(c, spec, now)
 	var skipped []plan.Skip
 	for _, b := range missing {
-		for _, p := range spec.Pruned {
-			if p.Overlaps(b) {
-				skipped = append(skipped, plan.Skip{Name: t.String() + " " + b.Text(), Reason: "it was pruned; --allow-pruned-range brings it back"})
-				break
-			}
+		switch name := t.String() + " " + b.Text(); {
+		case slices.ContainsFunc(dropped, b.Overlaps):
+			skipped = append(skipped, plan.Skip{Name: name, Reason: reasonDropped})
+		case slices.ContainsFunc(detached, b.Overlaps):
+			skipped = append(skipped, plan.Skip{Name: name, Reason: reasonDetached})
 		}
 	}
 	return left, skipped, wrap(err, "table %s", t)
 }
+
+// Why ranges are not made again.
+const (
+	reasonDropped  = "it was pruned; --allow-pruned-range brings it back"
+	reasonDetached = "it was detached; --allow-pruned-range makes an empty partition for it"
+)
 
 // situation reads what the plan for missing ranges needs; nothing when there are none.
 func (w *Worker) situation(ctx context.Context, t Table, c *Catalog, missing []Bounds) (s situation, err error) {
