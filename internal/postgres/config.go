@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -17,19 +18,13 @@ import (
 	"auditdb/internal/fault"
 )
 
-const urlHint = "write postgres://user@host:5432/database; percent-encode special characters in a password, or keep it in PGPASSWORD or a password file"
-
 var errStandby = errors.New("the server is a hot standby")
 
-// parseConfig turns options into the driver's configuration. The driver's own parse errors can show parts of a
-// password, so only their kind is reported.
+// parseConfig turns options into the driver's configuration.
 func parseConfig(ctx context.Context, o Options) (*pgxpool.Config, error) {
 	pool, err := pgxpool.ParseConfig(o.URL)
 	if err != nil {
-		if !strings.Contains(o.URL, "@") && !strings.Contains(strings.ToLower(o.URL), "pass") {
-			return nil, fault.New(fault.Config, urlHint, "read the database URL %s: %s", RedactURL(o.URL), oneLine(parseReason(err)))
-		}
-		return nil, fault.New(fault.Config, urlHint, "read the database URL %s: it is not a valid connection string", RedactURL(o.URL))
+		return nil, badURL(o.URL)
 	}
 	if o.MaxConns > 0 {
 		pool.MaxConns = o.MaxConns
@@ -63,14 +58,6 @@ func parseConfig(ctx context.Context, o Options) (*pgxpool.Config, error) {
 		config.Tracer = &tracelog.TraceLog{Logger: traceLogger{o.Log}, LogLevel: tracelog.LogLevelInfo}
 	}
 	return pool, nil
-}
-
-func parseReason(err error) string {
-	var parse *pgconn.ParseConfigError
-	if errors.As(err, &parse) && parse.Unwrap() != nil {
-		return parse.Unwrap().Error()
-	}
-	return "it is not a valid connection string"
 }
 
 func applicationName(command string) string {
@@ -137,9 +124,15 @@ func connectReason(err error) string {
 	}
 	var connect *pgconn.ConnectError
 	if errors.As(err, &connect) {
-		return connect.Unwrap().Error()
+		err = connect.Unwrap()
 	}
-	return err.Error()
+	var lines []string // one a try; with and without TLS the same address is tried twice
+	for line := range strings.Lines(err.Error()) {
+		if line = oneLine(line); line != "" && !slices.Contains(lines, line) {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "; ")
 }
 
 // Target names the server and database as a user would recognise them: "user@host:5432/database".

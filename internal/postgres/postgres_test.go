@@ -143,8 +143,8 @@ func TestOpenErrors(t *testing.T) {
 		"refused port":     {"postgres://u:wrong-secret-1@127.0.0.1:1/d", fault.Unavailable, "refused"},
 		"no socket":        {"host=/nonexistent-dir user=u password=wrong-secret-1 dbname=d", fault.Unavailable, "no such file"},
 		"no such host":     {"postgres://u:wrong-secret-1@host.invalid/d", fault.Unavailable, "host.invalid"},
-		"broken URL":       {"postgres://u:wrong-secret-1/x@h:99999999/d", fault.Config, "not a valid"},
-		"broken keyword":   {"host=h password='wrong-secret-1", fault.Config, "not a valid"},
+		"broken URL":       {"postgres://u:wrong-secret-1/x@h:99999999/d", fault.Config, `"99999999" is no port`},
+		"broken keyword":   {"host=h password='wrong-secret-1", fault.Config, "its password is not written"},
 		"broken setting":   {"postgres://h/d?sslmode=maybe", fault.Config, "sslmode"},
 	}
 	for name, c := range cases {

@@ -18,6 +18,7 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"auditdb/internal/fault"
+	"auditdb/internal/redact"
 )
 
 const (
@@ -75,12 +76,38 @@ func Open(ctx context.Context, address string, log *slog.Logger) (*Client, error
 // Addr names the server without secrets.
 func (c *Client) Addr() string { return c.addr }
 
+// CheckURL says without connecting whether an address can be read, with class config when not.
+func CheckURL(address string) error {
+	silence()
+	client, _, err := newClient(address)
+	if err != nil {
+		return err
+	}
+	_ = client.Close() // nothing was sent
+	return nil
+}
+
+// badURL says what is wrong with the masked address, so that no error can show a password: when nothing is, the password is.
+func badURL(address string) error {
+	shown := redact.Address(address)
+	_, err := goredis.ParseURL(shown)
+	var parse *url.Error
+	switch {
+	case !strings.Contains(address, "://"): // it may be the password itself
+		return fault.New(fault.Config, urlHint, "read the Redis URL: it is no URL")
+	case err == nil:
+		return fault.New(fault.Config, "percent-encode special characters in the password", "read the Redis URL %s: its password is not written as a URL wants it", shown)
+	case errors.As(err, &parse):
+		err = parse.Err
+	}
+	return fault.New(fault.Config, urlHint, "read the Redis URL %s: %s", shown, strings.TrimPrefix(err.Error(), "redis: "))
+}
+
 // newClient reads the address. Parse errors can show parts of a password, so they are not passed on.
 func newClient(address string) (goredis.UniversalClient, string, error) {
-	invalid := fault.New(fault.Config, urlHint, "read the Redis URL: it is not a valid address")
 	u, err := url.Parse(address)
 	if err != nil {
-		return nil, "", invalid
+		return nil, "", badURL(address)
 	}
 	query := u.Query()
 	master := query.Get("master_name")
@@ -95,7 +122,7 @@ func newClient(address string) (goredis.UniversalClient, string, error) {
 	}
 	o, err := goredis.ParseURL(u.String())
 	if err != nil {
-		return nil, "", invalid
+		return nil, "", badURL(address)
 	}
 	o.DialTimeout, o.ReadTimeout, o.WriteTimeout = dialTimeout, answerTimeout, answerTimeout
 	o.MaxRetries, o.DialerRetries, o.ContextTimeoutEnabled = 1, 1, true

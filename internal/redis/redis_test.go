@@ -218,3 +218,23 @@ func TestLockManyAtOnce(t *testing.T) {
 		t.Errorf("%d runs", runs.Load())
 	}
 }
+
+// What cannot be read is named; a password never is.
+func TestBadURL(t *testing.T) {
+	t.Parallel()
+	for address, want := range map[string]string{
+		"redis://:QZX@127.0.0.1:xx/0":   `redis://:***@127.0.0.1:xx/0: invalid port ":xx"`,
+		"http://:QZX@h":                 "invalid URL scheme: http",
+		"redis://:QZX@h/zero":           `invalid database number: "zero"`,
+		"redis://u:QZX/QZX@h:1/0":       "its password is not written",
+		"redis://:QZX@h?dial_timeout=x": "dial_timeout",
+	} {
+		err := redis.CheckURL(address)
+		if fault.ClassOf(err) != fault.Config || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "QZX") || fault.HintOf(err) == "" {
+			t.Errorf("%s: %v", address, err)
+		}
+	}
+	if err := redis.CheckURL("rediss://u:p@h:6380/3"); err != nil {
+		t.Error(err)
+	}
+}
