@@ -26,25 +26,31 @@ type file struct {
 	checks map[string]Check
 }
 
-// find returns the path of the file to read, "" when there is none. named tells whether the user named it.
-func (l *Loader) find(flagged string) (path string, named bool, err error) {
+// What can name the configuration file.
+const (
+	byFlag = "--config"
+	byEnv  = "$" + EnvPrefix + "CONFIG"
+)
+
+// find returns the path of the file to read, "" when there is none, and what named it, "" when it was searched for.
+func (l *Loader) find(flagged string) (path, by string, err error) {
 	if flagged != "" {
-		return flagged, true, nil
+		return flagged, byFlag, nil
 	}
 	if path, ok := l.LookupEnv(EnvPrefix + "CONFIG"); ok && path != "" {
-		return path, true, nil
+		return path, byEnv, nil
 	}
 	for _, path := range l.candidates() {
 		_, err := os.Stat(path)
 		if err == nil {
-			return path, false, nil
+			return path, "", nil
 		}
 		// A folder that may not be entered cannot hold a file meant for this user.
 		if !errors.Is(err, os.ErrNotExist) && !errors.Is(err, os.ErrPermission) {
-			return "", false, fault.New(fault.Config, "", "look for the configuration file: %w", err)
+			return "", "", fault.New(fault.Config, "", "look for the configuration file: %w", err)
 		}
 	}
-	return "", false, nil
+	return "", "", nil
 }
 
 func (l *Loader) candidates() []string {
@@ -57,18 +63,18 @@ func (l *Loader) candidates() []string {
 	return append(list, "/etc/auditdb/"+FileName)
 }
 
-// readFile reads and checks the file at path.
-func readFile(path string, named bool) (*file, error) {
+// readFile reads and checks the file at path, which was named by a flag or variable, or found ("").
+func readFile(path, by string) (*file, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, fault.New(fault.Config, "name another file with --config, or make this one readable", "read the configuration file: %w", err)
+		return nil, cannotOpen(by, err)
 	}
 	defer func() { _ = f.Close() }()
 	info, err := f.Stat()
 	if err != nil {
 		return nil, fault.New(fault.Config, "", "read the configuration file: %w", err)
 	}
-	if err := checkMode(path, info, named); err != nil {
+	if err := checkMode(path, info, by != ""); err != nil {
 		return nil, err
 	}
 	text, err := io.ReadAll(io.LimitReader(f, 1<<20))
@@ -80,6 +86,23 @@ func readFile(path string, named bool) (*file, error) {
 		return nil, fault.New(fault.Config, "", "read the configuration file: %w", err)
 	}
 	return parseFile(abs, text)
+}
+
+func cannotOpen(by string, err error) error {
+	what, hint := "the configuration file", "make it readable, or name another with --config"
+	missing := errors.Is(err, os.ErrNotExist)
+	switch {
+	case by == byFlag && missing:
+		hint = "name a file that exists with --config, or leave it out"
+	case by == byEnv && missing:
+		hint = "unset " + EnvPrefix + "CONFIG, or set it to a file that exists"
+	case by == byEnv:
+		hint = "make it readable, or unset " + EnvPrefix + "CONFIG"
+	}
+	if by != "" {
+		what += " that " + by + " names"
+	}
+	return fault.New(fault.Config, hint, "read %s: %w", what, err)
 }
 
 // checkMode refuses a file through which somebody else could change what auditdb does, or where it sends a password.

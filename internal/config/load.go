@@ -72,11 +72,11 @@ func (l *Loader) read() (*file, error) {
 			flagged = f.Value.String()
 		}
 	}
-	path, named, err := l.find(flagged)
+	path, by, err := l.find(flagged)
 	if err != nil || path == "" {
 		return nil, err
 	}
-	return readFile(path, named)
+	return readFile(path, by)
 }
 
 func (l *Loader) boolFlag(name string) bool {
