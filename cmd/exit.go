@@ -7,9 +7,11 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/spf13/pflag"
 
 	"auditdb/internal/fault"
@@ -39,6 +41,8 @@ func (e signalError) name() string {
 		return "SIGINT"
 	case syscall.SIGTERM:
 		return "SIGTERM"
+	case syscall.SIGHUP:
+		return "SIGHUP"
 	}
 	return e.signal.String()
 }
@@ -151,18 +155,40 @@ func judge(err, ended error) outcome {
 	return o
 }
 
-// because puts the reason for which a context ended in the place of what broke by it.
+// because puts the reason for which a context ended in the place of what broke by it, and says it once, however many parts of a
+// command ended by it.
 func because(err, ended error, reason string) string {
-	message := oneLine(err.Error())
-	if strings.Contains(message, reason) {
-		return message
-	}
-	for _, text := range []string{context.Canceled.Error(), context.DeadlineExceeded.Error(), ended.Error()} {
-		if what, ok := strings.CutSuffix(message, text); ok {
-			return strings.TrimSpace(what + reason)
+	var parts []string
+	for part := range strings.SplitSeq(oneLine(err.Error()), "; ") {
+		for _, text := range broken(err, ended) {
+			if what, ok := strings.CutSuffix(part, text); ok {
+				part = what + reason
+				break
+			}
+		}
+		if !slices.Contains(parts, part) {
+			parts = append(parts, part)
 		}
 	}
-	return message + ": " + reason
+	tells := func(part string) bool { return strings.Contains(part, reason) }
+	if len(parts) > 1 && slices.ContainsFunc(parts, func(part string) bool { return part != reason && tells(part) }) {
+		parts = slices.DeleteFunc(parts, func(part string) bool { return part == reason })
+	}
+	message := strings.Join(parts, "; ")
+	if !tells(message) {
+		message += ": " + reason
+	}
+	return message
+}
+
+// broken lists what errors end with when a context has ended, longest first.
+func broken(err, ended error) []string {
+	texts := []string{"timeout: context already done: " + context.Canceled.Error(), context.Canceled.Error(), context.DeadlineExceeded.Error(), ended.Error()}
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && pg.Code == postgres.QueryCanceled {
+		texts = append([]string{oneLine(pg.Error())}, texts...)
+	}
+	return texts
 }
 
 // errorDoc is auditdb.error.v1.

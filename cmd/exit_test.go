@@ -49,6 +49,7 @@ func TestExitCodes(t *testing.T) {
 		{"SIGINT", context.Canceled, interrupted, 130, fault.Interrupted},
 		{"SIGTERM", fmt.Errorf("copy: %w", context.Canceled), terminated, 143, fault.Interrupted},
 		{"SIGTERM seen as a cancelled statement", pg("57014"), terminated, 143, fault.Interrupted},
+		{"SIGHUP", context.Canceled, signalError{syscall.SIGHUP}, 129, fault.Interrupted},
 		{"timeout", fmt.Errorf("copy: %w", context.DeadlineExceeded), errTimeout, 124, fault.Timeout},
 		{"worst of several", errors.Join(fault.New(fault.Locked, "", "x"), fault.New(fault.Data, "", "y"), fault.New(fault.Refused, "", "z")), nil, 1, fault.Data},
 		{"worst of several, wrapped", fmt.Errorf("a: %w", errors.Join(fault.New(fault.Locked, "", "x"), fault.New(fault.Integrity, "", "y"))), nil, 4, fault.Integrity},
@@ -70,6 +71,13 @@ func TestMessageOfInterruptions(t *testing.T) {
 		"copy audit.ndjson: stopped by SIGINT":         judge(fmt.Errorf("copy audit.ndjson: %w", context.Canceled), signalError{os.Interrupt}),
 		"copy: --timeout ran out":                      judge(fmt.Errorf("copy: %w", context.DeadlineExceeded), errTimeout),
 		"copy: 3 of 5 sources done: stopped by SIGINT": judge(errors.New("copy: 3 of 5 sources done"), signalError{os.Interrupt}),
+		"stopped by SIGHUP":                            judge(errors.Join(signalError{syscall.SIGHUP}, context.Canceled), signalError{syscall.SIGHUP}),
+		"read a: stopped by SIGINT; read b: stopped by SIGINT": judge(errors.Join(fmt.Errorf("read a: %w", signalError{os.Interrupt}), signalError{os.Interrupt},
+			fmt.Errorf("read b: %w", context.Canceled), fmt.Errorf("read a: %w", context.Canceled)), signalError{os.Interrupt}),
+		"look: --timeout ran out":            judge(errors.Join(errTimeout, fmt.Errorf("look: %w", context.DeadlineExceeded)), errTimeout),
+		"--timeout ran out":                  judge(errors.Join(errTimeout, errTimeout), errTimeout),
+		"verify public.x: stopped by SIGINT": judge(fmt.Errorf("verify public.x: %w", &pgconn.PgError{Severity: "ERROR", Code: "57014", Message: "canceling statement due to user request"}), signalError{os.Interrupt}),
+		"a; b: stopped by SIGINT":            judge(errors.Join(errors.New("a"), errors.New("b"), errors.New("a")), signalError{os.Interrupt}),
 	} {
 		if o.message != want {
 			t.Errorf("%q, want %q", o.message, want)
@@ -129,6 +137,37 @@ func TestNoSecretIsShown(t *testing.T) {
 		}
 		if !strings.Contains(stderr, "--database-url holds a password") {
 			t.Errorf("no warning: %s", stderr)
+		}
+	}
+}
+
+func TestFlagGroupsAreUsage(t *testing.T) {
+	t.Parallel()
+	try := func(mark func(*cobra.Command), args ...string) string {
+		t.Helper()
+		root := newRootCmd(newApp(strings.NewReader(""), io.Discard, io.Discard, time.Now))
+		sub := &cobra.Command{Use: "try", RunE: func(*cobra.Command, []string) error { return nil }}
+		for _, name := range []string{"keep", "stop", "other"} {
+			sub.Flags().Bool(name, false, "")
+		}
+		mark(sub)
+		finishTree(sub)
+		root.AddCommand(sub)
+		root.SetArgs(append([]string{"try", "--config", os.DevNull}, args...))
+		o := judge(root.ExecuteContext(t.Context()), nil)
+		if o.code != 2 || o.class != fault.Usage || o.hint != "auditdb try --help" {
+			t.Errorf("%v: exit %d, %s, hint %q", args, o.code, o.class, o.hint)
+		}
+		return o.message
+	}
+	for want, got := range map[string]string{
+		"try: --keep, --stop do not go together":             try(func(c *cobra.Command) { c.MarkFlagsMutuallyExclusive("keep", "stop", "other") }, "--keep", "--stop"),
+		"try: --stop is missing: --keep, --stop go together": try(func(c *cobra.Command) { c.MarkFlagsRequiredTogether("keep", "stop") }, "--keep"),
+		"try: one of --keep, --stop is needed":               try(func(c *cobra.Command) { c.MarkFlagsOneRequired("keep", "stop") }),
+		`try: required flag(s) "keep" not set`:               try(func(c *cobra.Command) { _ = c.MarkFlagRequired("keep") }),
+	} {
+		if got != want {
+			t.Errorf("%q, want %q", got, want)
 		}
 	}
 }

@@ -57,7 +57,8 @@ func (a *App) end(ctx context.Context, err error, asJSON bool) int {
 	return o.code
 }
 
-// catchSignals ends the context at the first SIGINT or SIGTERM, so that commands stop at a safe point; the second kills as usual.
+// catchSignals ends the context at the first SIGINT, SIGTERM or SIGHUP (the terminal was closed), so that commands stop at a safe point;
+// the second kills as usual. SIGHUP stays ignored under nohup.
 // SIGPIPE is caught so that a reader who goes away (| head) ends the output and not the work.
 func catchSignals(parent context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(parent)
@@ -65,6 +66,9 @@ func catchSignals(parent context.Context) (context.Context, func()) {
 	pipe := make(chan os.Signal, 1)
 	done := make(chan struct{})
 	signal.Notify(came, os.Interrupt, syscall.SIGTERM)
+	if !signal.Ignored(syscall.SIGHUP) {
+		signal.Notify(came, syscall.SIGHUP)
+	}
 	signal.Notify(pipe, syscall.SIGPIPE)
 	go func() {
 		select {
@@ -115,7 +119,7 @@ func addGlobalFlags(root *cobra.Command) {
 	f.String("config", "", "configuration `FILE` (default: $AUDITDB_CONFIG, ./auditdb.yaml, …)")
 	f.String("database-url", "", "`URL` of the database, without a password: others can see the command line")
 	f.String("redis-url", "", "`URL` of Redis")
-	f.StringP("output", "o", "table", "`FORMAT` of the answer: table, json, yaml, csv (one list only)")
+	f.StringP("output", "o", "table", "`FORMAT` of the answer: table, json, yaml; where it is one list also csv, ndjson")
 	durationFlag(f, "timeout", 0, "end the command after this time, exit 124 (0: never)")
 	durationFlag(f, "lock-timeout", 100*time.Millisecond, "limit of one attempt at a table lock")
 	durationFlag(f, "wait", time.Minute, "limit of waiting for other runs and for table locks together (0: do not wait)")
@@ -250,17 +254,41 @@ func finishTree(cmd *cobra.Command) {
 		check = noArgs
 	}
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
-		if err := check(cmd, args); err != nil {
-			if fault.ClassOf(err) != "" {
+		for _, err := range []error{check(cmd, args), cmd.ValidateRequiredFlags(), flagGroupError(cmd.ValidateFlagGroups())} {
+			if err != nil && fault.ClassOf(err) == "" {
+				err = usage(cmd.CommandPath(), "", "%w", err)
+			}
+			if err != nil {
 				return err
 			}
-			return usage(cmd.CommandPath(), "", "%w", err)
 		}
 		return nil
 	}
 	for _, sub := range cmd.Commands() {
 		finishTree(sub)
 	}
+}
+
+// flagGroupError says in our own words which flags do not go together, or which one is missing.
+func flagGroupError(err error) error {
+	if err == nil {
+		return nil
+	}
+	message := err.Error()
+	list := func(before, after string) string {
+		_, rest, _ := strings.Cut(message, before+"[")
+		names, _, _ := strings.Cut(rest, "]"+after)
+		return "--" + strings.Join(strings.Fields(names), ", --")
+	}
+	switch {
+	case strings.Contains(message, "none of the others can be"):
+		return fmt.Errorf("%s do not go together", list("can be; ", ""))
+	case strings.Contains(message, "must all be set"):
+		return fmt.Errorf("%s is missing: %s go together", list("missing ", ""), list("group ", ""))
+	case strings.Contains(message, "at least one of the flags"):
+		return fmt.Errorf("one of %s is needed", list("group ", ""))
+	}
+	return err
 }
 
 func noArgs(_ *cobra.Command, args []string) error {
