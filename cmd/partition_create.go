@@ -203,7 +203,7 @@ func (c *creation) document(dryRun bool) partitionCreateTable {
 		}
 		d.MovedFromDefault = c.result.Moves()
 		if len(c.result.Refused) > 0 && c.err == nil {
-			c.err = c.result.Refused[0]
+			c.err = c.result.Refused[0].Err
 		}
 		return d
 	}

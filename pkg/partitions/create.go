@@ -38,7 +38,8 @@ type Draft struct {
 	Catalog  *Catalog
 	Plan     plan.Plan
 	Existing []Partition // those that hold values of the ranges asked for
-	Refused  []error     // ranges that cannot be made now, while others can
+	Refused  []Unmade    // ranges that cannot be made now, while others can
+	Pruned   []Unmade    // ranges that are not made again
 	creates  []createOp
 	limit    int64 // rows to move
 }
@@ -58,6 +59,12 @@ func (d *Draft) Creates() []Partition {
 		out[i] = op.part
 	}
 	return out
+}
+
+// Unmade is a range that no partition is made for, and why, while others may be.
+type Unmade struct {
+	Bounds
+	Err error
 }
 
 // createOp is what the executor needs of a step.
@@ -86,17 +93,17 @@ func candidates(t Table, missing []Bounds) []string {
 }
 
 // planCreate turns missing ranges into steps. It is pure.
-func planCreate(t Table, missing []Bounds, s situation, now time.Time) (plan.Plan, []createOp, []error) {
-	p := plan.Plan{Action: "partition.create " + t.String(), AsOf: now, KeepGoing: s.byDefault != nil}
+func planCreate(t Table, missing []Bounds, s situation, now time.Time) (plan.Plan, []createOp, []Unmade) {
+	p := plan.Plan{Action: "partition.create " + t.String(), AsOf: now, KeepGoing: true}
 	if s.missingGrants {
 		p.Skipped = append(p.Skipped, plan.Skip{Name: t.String(), Reason: "grants of the other partitions are not taken over: a grant on a partition bypasses the table's row security"})
 	}
 	var ops []createOp
-	var refused []error
+	var refused []Unmade
 	used := map[string]bool{}
 	refuse := func(b Bounds, err error) {
 		p.Skipped = append(p.Skipped, plan.Skip{Name: t.String() + " " + b.Text(), Reason: err.Error()})
-		refused = append(refused, err)
+		refused = append(refused, Unmade{b, err})
 	}
 	for i, b := range missing {
 		op := createOp{part: Partition{Schema: t.Schema, Bounds: b, State: Attached, Kind: 'r', Owner: t.Owner}}

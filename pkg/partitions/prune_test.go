@@ -194,12 +194,15 @@ func TestDetachedStaysDetached(t *testing.T) {
 			}
 			wide := exactly(t, "2024-02-01", "2024-06-01")
 			made, d, err := b.tryCreate(tab, wide)
-			if err != nil || len(made) != 2 || made[0].Name != "audit_log_2024_04" || len(d.Plan.Skipped) != 1 || d.Plan.Skipped[0].Reason != reasonDetached {
+			if err != nil || len(made) != 2 || made[0].Name != "audit_log_2024_04" || len(d.Plan.Skipped) != 1 || d.Plan.Skipped[0].Reason != errDetached.Error() {
 				t.Errorf("%+v %+v %v", made, d.Plan.Skipped, err)
 			}
 			creator := &Creator{Worker: b.w}
 			if _, made, err := creator.Ensure(t.Context(), tab, ranges(t, "2024-02-05/2024-02-06 2024-06-01/2024-06-02")); err != nil || len(made) != 1 {
 				t.Errorf("for rows: %+v %v", made, err)
+			}
+			if why := creator.WhyNot(at(t, "2024-02-05")); !strings.Contains(why, "detached") || creator.WhyNot(at(t, "2024-06-01")) != "" {
+				t.Errorf("why not: %q", why)
 			}
 			wide.AllowPruned = true
 			if made := b.create(tab, wide); len(made) != 1 || (name != "in log") == (made[0].Name == "audit_log_2024_02") {

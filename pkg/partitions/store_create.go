@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -35,18 +36,71 @@ type Created struct {
 func (w *Worker) ApplyCreate(ctx context.Context, d *Draft, onDone func(plan.Result)) ([]Created, error) {
 	ex := &creating{w: w, d: d}
 	_, err := plan.Apply(ctx, ex, d.Plan, onDone)
-	return ex.made, errors.Join(append([]error{err}, d.Refused...)...)
+	errs := []error{err}
+	for _, r := range d.Refused {
+		errs = append(errs, r.Err)
+	}
+	return ex.made, errors.Join(errs...)
+}
+
+// createFor is ApplyCreate where it is enough to know which ranges could not be made; an error is one that concerns all.
+func (w *Worker) createFor(ctx context.Context, d *Draft) ([]Created, []Unmade, error) {
+	ex := &creating{w: w, d: d}
+	_, err := plan.Apply(ctx, ex, d.Plan, nil)
+	if ex.stop == nil && ctx.Err() == nil {
+		err = nil
+	}
+	return ex.made, append(ex.unmade, d.Refused...), err
 }
 
 // creating executes a draft's steps.
 type creating struct {
-	w    *Worker
-	d    *Draft
-	made []Created
+	w      *Worker
+	d      *Draft
+	made   []Created
+	stop   error // no other partition can be made either
+	unmade []Unmade
+}
+
+// Separate says that err has to do with one partition, not with all.
+func (c *creating) Separate(err error) bool { return aboutOne(err) }
+
+// aboutOne tells what lies with a partition, such as a name or rows, from what would stop any other as well.
+func aboutOne(err error) bool {
+	switch fault.ClassOf(err) {
+	case "":
+	case fault.Refused, fault.Data:
+		return true
+	default:
+		return false
+	}
+	switch state := postgres.SQLState(err); {
+	case state == postgres.InsufficientPrivilege, len(state) < 2:
+		return false
+	default:
+		return slices.Contains([]string{"0A", "22", "23", "2B", "42", "44", "P0"}, state[:2])
+	}
 }
 
 // Execute makes the partitions of a group in one transaction.
 func (c *creating) Execute(ctx context.Context, group []plan.Step) error {
+	if c.stop != nil {
+		return c.stop
+	}
+	err := c.execute(ctx, group)
+	switch {
+	case err == nil:
+	case !aboutOne(err):
+		c.stop = err
+	case len(group) == 1:
+		if op, ok := group[0].Op.(createOp); ok {
+			c.unmade = append(c.unmade, Unmade{op.part.Bounds, err})
+		}
+	}
+	return err
+}
+
+func (c *creating) execute(ctx context.Context, group []plan.Step) error {
 	ops := make([]createOp, len(group))
 	sql := make([]string, len(group))
 	for i, s := range group {

@@ -2,6 +2,7 @@ package partitions
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -81,10 +82,11 @@ func (w *Worker) DraftCreate(ctx context.Context, t Table, o CreateOptions) (*Dr
 		spec.Retained = policy.Cutoff(t, now)
 	}
 	d := &Draft{Table: t, Catalog: c}
-	missing, skipped, err := w.missing(ctx, t, c, spec, o.AllowPruned)
+	missing, pruned, err := w.missing(ctx, t, c, spec, o.AllowPruned)
 	if err != nil {
 		return nil, err
 	}
+	d.Pruned = pruned
 	for _, b := range spec.Windows(c, t.KeyTime(now)) {
 		for _, p := range c.Overlaps(b) {
 			if n := len(d.Existing); n == 0 || d.Existing[n-1].OID != p.OID {
@@ -101,7 +103,9 @@ func (w *Worker) DraftCreate(ctx context.Context, t Table, o CreateOptions) (*Dr
 	}
 	d.limit = s.limit
 	d.Plan, d.creates, d.Refused = planCreate(t, missing, s, now)
-	d.Plan.Skipped = append(d.Plan.Skipped, skipped...)
+	for _, p := range d.Pruned {
+		d.Plan.Skipped = append(d.Plan.Skipped, plan.Skip{Name: t.String() + " " + p.Text(), Reason: p.Err.Error()})
+	}
 	for _, p := range d.Existing {
 		if p.State == DetachPending {
 			d.Plan.Skipped = append(d.Plan.Skipped, plan.Skip{Name: p.String(), Reason: "its detach has not ended: rows of its range cannot be inserted until partition prune has finalized it"})
@@ -111,9 +115,9 @@ func (w *Worker) DraftCreate(ctx context.Context, t Table, o CreateOptions) (*Dr
 }
 
 // missing leaves out what was pruned, which it looks for only where something is missing.
-func (w *Worker) missing(ctx context.Context, t Table, c *Catalog, spec Spec, allowPruned bool) ([]Bounds, []plan.Skip, error) {
+func (w *Worker) missing(ctx context.Context, t Table, c *Catalog, spec Spec, allowPruned bool) (missing []Bounds, pruned []Unmade, err error) {
 	now := t.KeyTime(w.o.Now())
-	missing, err := Missing(c, spec, now)
+	missing, err = Missing(c, spec, now)
 	if err != nil || len(missing) == 0 || allowPruned {
 		return missing, nil, wrap(err, "table %s", t)
 	}
@@ -129,22 +133,21 @@ func (w *Worker) missing(ctx context.Context, t Table, c *Catalog, spec Spec, al
 		return missing, nil, nil
 	}
 	left, err := Missing(c, spec, now)
-	var skipped []plan.Skip
 	for _, b := range missing {
-		switch name := t.String() + " " + b.Text(); {
+		switch {
 		case slices.ContainsFunc(dropped, b.Overlaps):
-			skipped = append(skipped, plan.Skip{Name: name, Reason: reasonDropped})
+			pruned = append(pruned, Unmade{b, errDropped})
 		case slices.ContainsFunc(detached, b.Overlaps):
-			skipped = append(skipped, plan.Skip{Name: name, Reason: reasonDetached})
+			pruned = append(pruned, Unmade{b, errDetached})
 		}
 	}
-	return left, skipped, wrap(err, "table %s", t)
+	return left, pruned, wrap(err, "table %s", t)
 }
 
 // Why ranges are not made again.
-const (
-	reasonDropped  = "it was pruned; --allow-pruned-range brings it back"
-	reasonDetached = "it was detached; --allow-pruned-range makes an empty partition for it"
+var (
+	errDropped  = errors.New("it was pruned; --allow-pruned-range brings it back")
+	errDetached = errors.New("it was detached; --allow-pruned-range makes an empty partition for it")
 )
 
 // situation reads what the plan for missing ranges needs; nothing when there are none.

@@ -12,6 +12,12 @@ type Executor interface {
 	Execute(ctx context.Context, group []Step) error
 }
 
+// Separator is an executor that can say of an error whether it comes from one of a group's steps alone, so that the others, tried one by
+// one, may succeed.
+type Separator interface {
+	Separate(err error) bool
+}
+
 // Result is what became of one step. Err is nil when it was done.
 type Result struct {
 	Step Step
@@ -37,17 +43,20 @@ func (e *PartialError) Error() string {
 func (e *PartialError) Unwrap() error { return e.Err }
 
 // Apply gives the plan's groups to ex, one after the other, and tells onDone, which may be nil, of every step. It stops at the first group
-// that fails, unless the plan is to keep going; when ctx ends it always stops before the next group. The error is a *PartialError.
+// that fails, unless the plan is to keep going; when ctx ends it always stops before the next group. A plan that keeps going tries the steps
+// of a group that a Separator separates one by one. The error is a *PartialError.
 func Apply(ctx context.Context, ex Executor, p Plan, onDone func(Result)) ([]Result, error) {
 	var done, failed []Result
 	var first error
-	for group := range groups(p.Steps) {
-		err := first
-		if first == nil || (p.KeepGoing && ctx.Err() == nil) {
+	execute := func(group []Step) (err error) {
+		if err = first; first == nil || (p.KeepGoing && ctx.Err() == nil) {
 			if err = context.Cause(ctx); err == nil {
 				err = ex.Execute(ctx, group)
 			}
 		}
+		return err
+	}
+	finish := func(group []Step, err error) {
 		if err != nil && first == nil {
 			first = err
 		}
@@ -61,6 +70,16 @@ func Apply(ctx context.Context, ex Executor, p Plan, onDone func(Result)) ([]Res
 			if onDone != nil {
 				onDone(r)
 			}
+		}
+	}
+	for group := range groups(p.Steps) {
+		err := execute(group)
+		if sep, ok := ex.(Separator); err == nil || len(group) == 1 || !p.KeepGoing || ctx.Err() != nil || !ok || !sep.Separate(err) {
+			finish(group, err)
+			continue
+		}
+		for i := range group {
+			finish(group[i:i+1], execute(group[i:i+1]))
 		}
 	}
 	if first != nil {

@@ -82,6 +82,25 @@ func TestApply(t *testing.T) {
 	}
 }
 
+type separating struct{ fake }
+
+func (*separating) Separate(err error) bool { return errors.Is(err, errFake) }
+
+// One step of a group that fails does not take the others with it.
+func TestApplySeparates(t *testing.T) {
+	t.Parallel()
+	f := &separating{fake{fail: "b"}}
+	done, err := plan.Apply(t.Context(), f, plan.Plan{Steps: steps("a:1", "b:1", "c:1", "d:2", "e:2"), KeepGoing: true}, nil)
+	var partial *plan.PartialError
+	if len(done) != 4 || !errors.As(err, &partial) || len(partial.Failed) != 1 || partial.Failed[0].Step.Name != "b" || len(f.calls) != 5 {
+		t.Errorf("done %v, calls %v, %v", done, f.calls, err)
+	}
+	f = &separating{fake{fail: "b"}}
+	if done, _ := plan.Apply(t.Context(), f, plan.Plan{Steps: steps("a:1", "b:1", "c:2")}, nil); len(done) != 0 || len(f.calls) != 1 {
+		t.Errorf("a plan that is not to keep going: done %v, calls %v", done, f.calls)
+	}
+}
+
 func TestApplyStopsWithTheContext(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
