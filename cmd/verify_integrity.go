@@ -60,7 +60,7 @@ func newVerifyIntegrityCmd(app *App) *cobra.Command {
 	o.rate = sizeFlag(f, "rate", 0, "read at most this `SIZE` a second, e.g. 50MB (0: no limit)")
 	o.maxDuration = durationFlag(f, "max-duration", 0, "stop after this time with what is done, exit 0 (0: never)")
 	f.BoolVar(&o.seal, "seal", false, "first take in rows that other applications wrote")
-	f.StringVar(&o.maxUnsealedAge, "max-unsealed-age", "", "unsealed rows older than this `SPAN` are an error")
+	f.StringVar(&o.maxUnsealedAge, "max-unsealed-age", "", "unsealed rows older than this `SPAN` are an error (0h: any)")
 	return cmd
 }
 
@@ -95,17 +95,33 @@ func runVerify(ctx context.Context, app *App, table string, o verifyOptions) err
 		}
 	}
 	report, err := verifyWithProgress(ctx, app, db, opts)
-	if err != nil {
+	if ctx.Err() != nil {
+		err = fmt.Errorf("verify-integrity: %w", context.Cause(ctx))
+	}
+	if report == nil || err != nil && ctx.Err() == nil && len(report.Checked) == 0 && len(report.Findings) == 0 {
 		return err
 	}
-	app.Summarize(map[string]any{
-		"ok": report.OK, "rows_checked": report.RowsChecked, "batches_checked": report.BatchesChecked, "unsealed_rows": report.UnsealedRows,
-		"findings_total": report.FindingsTotal, "incomplete": report.Incomplete, "assurance": report.Assurance,
-	})
-	if err := app.Emit("verify-integrity", verifyDoc{*report}, func(t *output.Table) { verifyTableOf(t, report) }); err != nil {
-		return err
+	app.Summarize(verifySummary(report))
+	if emitErr := app.Emit("verify-integrity", verifyDoc{*report}, func(t *output.Table) { verifyTableOf(t, report) }); emitErr != nil || ctx.Err() != nil {
+		return errors.Join(err, emitErr)
+	}
+	if err != nil {
+		return errors.Join(err, foundErrors(report))
 	}
 	return errors.Join(verdict(report), rememberCheckpoint(app, report))
+}
+
+// maxSummarized is how many partitions the record of a run names; those with errors come first.
+const maxSummarized = 2000
+
+// verifySummary is what the record of a run keeps. Pruning goes by its partitions: it keeps those whose newest verdict is an error.
+func verifySummary(r *integrity.Report) map[string]any {
+	n := min(len(r.Checked), maxSummarized)
+	return map[string]any{
+		"ok": r.OK, "rows_checked": r.RowsChecked, "findings_total": r.FindingsTotal,
+		"partitions": r.Checked[:n], "partitions_left_out": len(r.Checked) - n,
+		"batches_checked": r.BatchesChecked, "unsealed_rows": r.UnsealedRows, "incomplete": r.Incomplete, "assurance": r.Assurance,
+	}
 }
 
 // verifyTable limits the run to the table that the user named.
@@ -178,8 +194,10 @@ func (o verifyOptions) resolve(ctx context.Context, app *App) (opts integrity.Ve
 		if err != nil {
 			return opts, fmt.Errorf("--max-unsealed-age: %w", err)
 		}
-		opts.MaxUnsealedAge = now.Sub(span.Before(now))
+		age := now.Sub(span.Before(now))
+		opts.MaxUnsealedAge = &age
 	}
+	opts.KeepsLastSeen = app.Config.Integrity.State != ""
 	opts.Anchors, err = readCheckpoints(ctx, app, o.checkpoints)
 	return opts, err
 }
@@ -188,11 +206,23 @@ func (o verifyOptions) resolve(ctx context.Context, app *App) (opts integrity.Ve
 func verdict(r *integrity.Report) error {
 	switch {
 	case r.Errors > 0:
-		return fault.New(fault.Integrity, "keep the database as it is and look at the findings", "verify-integrity: %s of severity error", countOf(int(r.Errors), "finding"))
+		return foundErrors(r)
+	case r.WrongKey:
+		return fault.New(fault.Unavailable, "set integrity.key_file (AUDITDB_INTEGRITY_KEY_FILE), or integrity.public_key_file, to the key that the log was begun with",
+			"verify-integrity: hashes are right, but the log could not be authenticated: %s", r.Unproven)
 	case r.Unproven != "":
-		return fault.New(fault.Unavailable, keyHint, "verify-integrity: hashes are right, but the log could not be authenticated: %s", r.Unproven)
+		return fault.New(fault.Unavailable, "set integrity.key_file (AUDITDB_INTEGRITY_KEY_FILE) to the log's key, or integrity.public_key_file to its verifier key",
+			"verify-integrity: hashes are right, but the log could not be authenticated: %s", r.Unproven)
 	}
 	return nil
+}
+
+// foundErrors is the error of a report with findings of severity error, nil without.
+func foundErrors(r *integrity.Report) error {
+	if r.Errors == 0 {
+		return nil
+	}
+	return fault.New(fault.Integrity, "keep the database as it is and look at the findings", "verify-integrity: %s of severity error", countOf(int(r.Errors), "finding"))
 }
 
 // verifyTableOf draws findings first and the assurance last.
@@ -208,6 +238,8 @@ func verifyTableOf(t *output.Table, r *integrity.Report) {
 	switch {
 	case r.Errors > 0:
 		state = "NOT OK"
+	case r.Broken:
+		state = "STOPPED EARLY, nothing wrong so far"
 	case r.Unproven != "":
 		state = "NOT PROVEN (" + r.Unproven + ")"
 	case r.Incomplete:

@@ -146,9 +146,9 @@ func TestSealInPieces(t *testing.T) {
 // tinyBudget verifies with memory for not even one open set.
 func tinyBudget(t *testing.T, f *fixture) *Report {
 	t.Helper()
-	found := newCollector(0)
+	logFound := newCollector(0)
 	v := &verifier{
-		db: f.db, found: found, sum: map[string]*unsealed{}, walk: newLogWalk(f.log.keys, f.log.keys.pub, found),
+		db: f.db, found: newCollector(0), logFound: logFound, sum: map[string]*unsealed{}, walk: newLogWalk(f.log.keys, f.log.keys.pub, logFound), verdicts: verdicts{},
 		opts: VerifyOptions{Keys: f.log.keys, Public: f.log.keys.pub, Now: time.Now, Jobs: setMemory, Wait: time.Second},
 	}
 	if _, err := v.run(t.Context()); err != nil {

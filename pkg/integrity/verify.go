@@ -28,9 +28,10 @@ type VerifyOptions struct {
 	Jobs           int        // partitions at once; 0: 1
 	Rate           int64      // bytes a second read by all jobs together; 0: no limit
 	Wait           time.Duration
-	MaxDuration    time.Duration // stop then with what is done; 0: none
-	MaxUnsealedAge time.Duration // unsealed rows older than this are an error; 0: never
-	MaxFindings    int           // findings in the report; 0: 1000
+	MaxDuration    time.Duration  // stop then with what is done; 0: none
+	MaxUnsealedAge *time.Duration // unsealed rows older than this are an error, with 0 all of them; nil: never
+	KeepsLastSeen  bool           // the checkpoint of the last run is kept somewhere, even if there is none yet
+	MaxFindings    int            // findings in the report; 0: 1000
 	Now            func() time.Time
 	Progress       func(rows int64) // called from several goroutines with rows done since the last call; may be nil
 }
@@ -51,8 +52,14 @@ type Report struct {
 
 	// Errors counts the findings of severity error.
 	Errors int64 `json:"-"`
+	// Checked is what became of each partition that was read to its end, or could not be read because of what it is.
+	Checked []CheckedPartition `json:"-"`
+	// Broken says that an error ended the verification: the report has what was checked until then, and is never OK.
+	Broken bool `json:"-"`
 	// Unproven says why the log could not be authenticated: no key, or the wrong one. Findings apart, that is no success.
 	Unproven string `json:"-"`
+	// WrongKey says that the key at hand is not the log's.
+	WrongKey bool `json:"-"`
 }
 
 // errTimeUp is the cause of a context that ends because of MaxDuration.
@@ -68,12 +75,14 @@ type verifier struct {
 	db   *postgres.DB
 	opts VerifyOptions
 
-	mu    sync.Mutex // the walk and the sums
-	walk  *logWalk
-	found *collector
-	sum   map[string]*unsealed
-	rows  int64
-	sets  int64
+	mu       sync.Mutex // the walk and the sums
+	walk     *logWalk
+	found    *collector // about tables and their partitions
+	logFound *collector // about the log itself
+	sum      map[string]*unsealed
+	rows     int64
+	sets     int64
+	verdicts verdicts
 
 	checked int // tables
 
@@ -87,26 +96,31 @@ type unsealed struct {
 	oldest int64
 }
 
-// Verify compares the database with its integrity log. Findings are part of the report; an error means that it could not look.
+// Verify compares the database with its integrity log. Findings are part of the report; an error means that it could not look at
+// everything: the report, unless it is nil, then has what was checked before.
 func Verify(ctx context.Context, db *postgres.DB, opts VerifyOptions) (*Report, error) {
 	start := opts.Now()
 	if opts.Public == nil && opts.Keys != nil {
 		opts.Public = opts.Keys.Public()
 	}
 	opts.Jobs = max(opts.Jobs, 1)
-	found := newCollector(opts.MaxFindings)
-	v := &verifier{db: db, opts: opts, found: found, walk: newLogWalk(opts.Keys, opts.Public, found), sum: map[string]*unsealed{}}
+	logFound := newCollector(opts.MaxFindings)
+	v := &verifier{
+		db: db, opts: opts, found: newCollector(opts.MaxFindings), logFound: logFound, walk: newLogWalk(opts.Keys, opts.Public, logFound),
+		sum: map[string]*unsealed{}, verdicts: verdicts{},
+	}
 	for _, x := range opts.Anchors {
 		if err := v.walk.addAnchor(x); err != nil {
 			return nil, err
 		}
 	}
 	incomplete, err := v.run(ctx)
-	if err != nil {
-		return nil, err
-	}
 	v.reportUnsealed()
-	return v.report(opts.Now().Sub(start), incomplete), nil
+	r := v.report(opts.Now().Sub(start), incomplete || err != nil)
+	if err != nil {
+		r.OK, r.Broken = false, true
+	}
+	return r, err
 }
 
 // run verifies in rounds: what changed its shape while it was being read is planned again.
@@ -126,7 +140,7 @@ func (v *verifier) run(ctx context.Context) (incomplete bool, err error) {
 	}
 	for round := 0; ; round++ {
 		units, err := v.plan(work, f)
-		if err == nil && round == 0 && f.partition != "" && len(units) == 0 && v.found.errors() == 0 {
+		if err == nil && round == 0 && f.partition != "" && len(units) == 0 && v.found.errors()+v.logFound.errors() == 0 {
 			return false, fault.New(fault.Usage, "auditdb partition list", "partition %q not found", f.partition)
 		}
 		var stale map[int16][]rangeKey
@@ -176,7 +190,7 @@ func (v *verifier) plan(ctx context.Context, f filter) ([]*unit, error) {
 			return fault.New(fault.Config, "auditdb partition list shows the managed tables", "verify: the table has integrity off, and the log does not know it")
 		}
 		v.checked = len(tables)
-		p := planner{tx: tx, walk: v.walk, found: v.found, filter: f}
+		p := planner{tx: tx, walk: v.walk, found: v.found, verdicts: v.verdicts, filter: f}
 		for _, m := range tables {
 			if f.only != nil && f.only[m.id] == nil {
 				continue
@@ -264,9 +278,13 @@ func (u *unit) allRanges() []rangeKey {
 }
 
 func (v *verifier) add(u *unit, res unitResult, found *collector) {
+	clean := found.errors() == 0
 	v.found.merge(found)
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	for _, r := range u.rels {
+		v.verdicts.add(u.table.id, r.rng, clean)
+	}
 	v.rows += res.rows
 	v.sets += res.sets
 	if res.unsealed > 0 {
@@ -351,25 +369,31 @@ func (v *verifier) finishLog(ctx context.Context) error {
 func (v *verifier) reportUnsealed() {
 	for table, s := range v.sum {
 		detail := fmt.Sprintf("%d rows of other writers are in no leaf set yet", s.rows)
-		late := false
+		limit := v.opts.MaxUnsealedAge
+		late := limit != nil && *limit == 0
 		if s.oldest != math.MaxInt64 {
 			oldest := time.UnixMicro(s.oldest + pgEpochMicros)
-			age := v.opts.Now().Sub(oldest)
 			detail += "; the oldest arrived " + formatTime(oldest)
-			late = v.opts.MaxUnsealedAge > 0 && age > v.opts.MaxUnsealedAge
+			late = late || limit != nil && v.opts.Now().Sub(oldest) > *limit
 		}
 		f := newFinding(RowsUnsealed, "%s", detail).on(table)
 		if late {
 			f.Severity = SeverityError
-			f.Detail += fmt.Sprintf(", more than %s ago", v.opts.MaxUnsealedAge)
+			if *limit > 0 {
+				f.Detail += fmt.Sprintf(", more than %s ago", *limit)
+			}
 		}
 		v.found.add(f)
 	}
 }
 
 func (v *verifier) report(elapsed time.Duration, incomplete bool) *Report {
+	logBroken := v.logFound.errors() > 0
+	all := newCollector(v.opts.MaxFindings)
+	all.merge(v.logFound)
+	all.merge(v.found)
 	r := &Report{
-		Errors: v.found.errors(), RowsChecked: v.rows, BatchesChecked: v.sets, Findings: v.found.list(), FindingsTotal: v.found.total(),
+		Errors: all.errors(), RowsChecked: v.rows, BatchesChecked: v.sets, Findings: all.list(), FindingsTotal: all.total(),
 		Incomplete: incomplete, ElapsedSeconds: elapsed.Seconds(),
 	}
 	for _, s := range v.sum {
@@ -383,20 +407,24 @@ func (v *verifier) report(elapsed time.Duration, incomplete bool) *Report {
 	}
 	switch {
 	case v.walk.wrongKey:
-		r.Unproven = "the key at hand is not the log's"
+		r.Unproven, r.WrongKey = "the key at hand is not the log's", true
 	case v.opts.Keys == nil && v.opts.Public == nil:
-		r.Unproven = "no key: set integrity.key_file or integrity.public_key_file"
+		r.Unproven = "no key is configured"
 	}
 	r.OK = r.Errors == 0 && r.Unproven == ""
+	r.Checked = v.verdicts.list(!logBroken && r.Unproven == "")
 	r.Assurance = v.assurance(incomplete)
 	return r
 }
 
 // describe says what an external checkpoint proves about a log of a size.
-func (a anchor) describe(size int64) string {
+func (a anchor) describe(size int64, broken bool) string {
 	kind := "anchor"
 	if a.LastSeen {
 		kind = "last seen"
+	}
+	if !a.met && broken {
+		return fmt.Sprintf("%s: %s not reached", kind, a.Source)
 	}
 	if !a.met {
 		return fmt.Sprintf("%s: %s NOT MET", kind, a.Source)
@@ -436,12 +464,12 @@ func (v *verifier) assurance(incomplete bool) string {
 		for _, a := range v.walk.anchors {
 			if a.LastSeen == lastSeen {
 				none = false
-				say("%s", a.describe(v.walk.next))
+				say("%s", a.describe(v.walk.next, a.size > v.walk.next && incomplete))
 			}
 		}
 		switch {
 		case none && lastSeen:
-			say("last seen: none")
+			say("last seen: %s", map[bool]string{true: "none yet", false: "not configured (integrity.state)"}[v.opts.KeepsLastSeen])
 		case none:
 			say("NO EXTERNAL ANCHOR: rollback not excluded")
 		}

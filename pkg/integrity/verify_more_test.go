@@ -260,3 +260,101 @@ func TestServerGone(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// verdictsOf shows what a report says of partitions.
+func verdictsOf(r *Report) string {
+	var out []string
+	for _, c := range r.Checked {
+		out = append(out, fmt.Sprintf("%d %s %s %t", c.TableID, c.From, c.To, c.OK))
+	}
+	return strings.Join(out, "\n")
+}
+
+// A report says of each partition by its bounds whether it was right, errors first.
+func TestCheckedPartitions(t *testing.T) {
+	t.Parallel()
+	f, first := filled(t)
+	f.exec("CREATE TABLE public.audit_log_default PARTITION OF public.audit_log DEFAULT")
+	good := "1 2024-01-01T00:00:00.000000Z 2024-02-01T00:00:00.000000Z true\n" +
+		"1 2024-02-01T00:00:00.000000Z 2024-03-01T00:00:00.000000Z true\n1 2024-03-01T00:00:00.000000Z 2024-04-01T00:00:00.000000Z true"
+	if got := verdictsOf(f.verify()); got != good {
+		t.Errorf("clean:\n%s", got)
+	}
+	if got := verdictsOf(f.verify(func(o *VerifyOptions) { o.Partition = "audit_log_2024_02" })); got != strings.Split(good, "\n")[1] {
+		t.Errorf("one partition:\n%s", got)
+	}
+	if got := verdictsOf(f.verify(func(o *VerifyOptions) { o.Keys = nil })); got != "" {
+		t.Errorf("nothing is clean without a key:\n%s", got)
+	}
+	f.exec(fmt.Sprintf("UPDATE public.audit_log SET action = 'x' WHERE id = %d", first))
+	lines := strings.Split(strings.Replace(good, "true", "false", 1), "\n")
+	if got := verdictsOf(f.verify()); got != strings.Join(lines, "\n") {
+		t.Errorf("a changed row:\n%s", got)
+	}
+	f.exec("UPDATE auditdb.log SET mac = sha256('x') WHERE seq = 2")
+	if got := verdictsOf(f.verify()); got != lines[0] {
+		t.Errorf("a broken log proves no partition right:\n%s", got)
+	}
+}
+
+// What an interrupted run had checked by then is in its report, which is no success.
+func TestInterruptedReport(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.batch(0, 50)
+	f.exec("INSERT INTO public.audit_log (timestamp, action, status, details) SELECT '2024-02-02', 'a', 's', jsonb_build_object('x', repeat('x', 900)) FROM generate_series(1, 5000)")
+	f.exec("ANALYZE public.audit_log") // largest first
+	f.exec("UPDATE pg_class SET relpages = 100000 WHERE relname = 'audit_log_2024_01'")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	stop := errors.New("enough")
+	r, err := Verify(ctx, f.db, VerifyOptions{Keys: f.log.keys, Now: time.Now, Wait: time.Second, Rate: 1 << 20, Progress: func(n int64) {
+		if n > 100 {
+			cancel(stop)
+		}
+	}})
+	if err == nil || context.Cause(ctx) != stop || r == nil || r.OK || !r.Broken || !r.Incomplete || r.RowsChecked != 50 {
+		t.Errorf("%v: %+v", err, r)
+	}
+	if got := verdictsOf(r); got != "1 2024-01-01T00:00:00.000000Z 2024-02-01T00:00:00.000000Z true" {
+		t.Error(got)
+	}
+}
+
+// A table lock is waited for; when it does not come, the error names who has it.
+func TestTableLocksAreWaitedFor(t *testing.T) {
+	t.Parallel()
+	f, _ := filled(t)
+	f.insert(2, 3)
+	tx, err := f.db.Pool().Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), "LOCK TABLE public.audit_log IN ACCESS EXCLUSIVE MODE"); err != nil {
+		t.Fatal(err)
+	}
+	holder := fmt.Sprintf("blocked by pid %d (", tx.Conn().PgConn().PID())
+	tried := []error{}
+	_, err = Verify(t.Context(), f.db, VerifyOptions{Keys: f.log.keys, Now: time.Now, Wait: 50 * time.Millisecond})
+	tried = append(tried, err)
+	table := *f.table
+	_, err = f.log.Seal(t.Context(), f.db, &table, SealOptions{Now: time.Now, Wait: 50 * time.Millisecond})
+	for _, err := range append(tried, err) {
+		if fault.ClassOf(err) != fault.Locked || !strings.Contains(err.Error(), holder) || strings.Count(err.Error(), "pid") != 1 {
+			t.Errorf("%v does not name %s", err, holder)
+		}
+	}
+	done := make(chan *Report, 1)
+	go func() {
+		r, _ := Verify(t.Context(), f.db, VerifyOptions{Keys: f.log.keys, Now: time.Now, Wait: time.Minute})
+		done <- r
+	}()
+	for f.int("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'public.audit_log_2024_01'::regclass") == 0 && t.Context().Err() == nil {
+		continue
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if r := <-done; r == nil || !r.OK {
+		t.Errorf("%+v", r)
+	}
+}

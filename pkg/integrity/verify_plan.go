@@ -46,11 +46,12 @@ func tableName(schema, name string) string { return schema + "." + name }
 
 // planner turns the state of the log and the catalog of one snapshot into units and findings about structure.
 type planner struct {
-	tx     pgx.Tx
-	walk   *logWalk
-	found  *collector
-	filter filter
-	units  []*unit
+	tx       pgx.Tx
+	walk     *logWalk
+	found    *collector
+	verdicts verdicts
+	filter   filter
+	units    []*unit
 }
 
 // filter limits what is verified.
@@ -290,7 +291,7 @@ func (p *planner) detached(ctx context.Context, t *tableCheck, k rangeKey, d det
 		return nil
 	}
 	u := &unit{table: t, after: p.walk.next, seqs: d.sets}
-	if p.readable(t, rel, rel.name) {
+	if p.readable(t, k, rel, rel.name) {
 		u.rels = []unitRelation{{rel: rel, name: rel.name, rng: k}}
 	}
 	p.units = append(p.units, u)
@@ -344,7 +345,10 @@ func (p *planner) component(t *tableCheck, group []*node) {
 			}
 			continue
 		}
-		if !p.readable(t, n.part.rel, n.part.ref.Name) {
+		if changed {
+			p.verdicts.add(t.id, n.key, false)
+		}
+		if !p.readable(t, n.key, n.part.rel, n.part.ref.Name) {
 			continue
 		}
 		r := unitRelation{rel: n.part.rel, name: n.part.ref.Name, rng: n.key}
@@ -395,8 +399,9 @@ func (p *planner) boundsChanged(t *tableCheck, group []*node) bool {
 }
 
 // readable checks a partition's relation before its rows are trusted.
-func (p *planner) readable(t *tableCheck, rel relation, name string) bool {
+func (p *planner) readable(t *tableCheck, k rangeKey, rel relation, name string) bool {
 	hostile := func(format string, args ...any) {
+		p.verdicts.add(t.id, k, false)
 		p.found.add(newFinding(HostileRelation, format, args...).on(t.name).in(name))
 	}
 	if rel.kind != 'r' {

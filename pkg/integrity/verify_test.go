@@ -248,7 +248,14 @@ func TestUnsealedAge(t *testing.T) {
 	if !r.OK || r.UnsealedRows != 5 || !slices.Equal(r.types(), []string{"rows_unsealed/info"}) {
 		t.Errorf("%d unsealed:\n%s", r.UnsealedRows, r.text())
 	}
-	r = f.verify(func(o *VerifyOptions) { o.MaxUnsealedAge = 24 * time.Hour })
+	for age, ok := range map[time.Duration]bool{0: false, 24 * time.Hour: false, 72 * time.Hour: true} {
+		r = f.verify(func(o *VerifyOptions) { o.MaxUnsealedAge = &age })
+		if r.OK != ok {
+			t.Errorf("%s: %s", age, r.text())
+		}
+	}
+	f.exec("UPDATE public.audit_log SET recorded_at = now() + interval '1 hour'") // a clock that is ahead
+	r = f.verify(func(o *VerifyOptions) { o.MaxUnsealedAge = new(time.Duration) })
 	if r.OK || !slices.Equal(r.types(), []string{"rows_unsealed/error"}) {
 		t.Error(r.text())
 	}

@@ -12,7 +12,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"auditdb/internal/fault"
 	"auditdb/internal/postgres"
 	"auditdb/pkg/audit"
 )
@@ -91,10 +90,7 @@ func (w *worker) attempt(ctx context.Context, u *unit, ordered bool, found *coll
 	}
 	defer rollback(ctx, tx)
 	if err := lockForReading(ctx, tx, u.rels, w.v.opts.Wait, ordered); err != nil {
-		if postgres.IsLockNotAvailable(err) {
-			return res, fault.New(fault.Locked, "wait for the other transaction to end, or allow more time with --wait", "read %s: %w", u.rels[0].name, err)
-		}
-		return res, err
+		return res, Blocked(ctx, w.v.db, u.oids(), false, err)
 	}
 	seqs, err := w.v.setsOf(ctx, tx, u)
 	if err != nil {
