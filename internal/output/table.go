@@ -19,19 +19,20 @@ import (
 // defaultWidth is how wide a table gets where the terminal does not say.
 const defaultWidth = 100
 
-// narrowest is the width below which no column is wrapped further.
-const narrowest = 12
+// narrowest is the width below which no text is wrapped further.
+const narrowest = 20
 
 // Table collects what the human form shows: lines of text and tables, in the order they were added.
 type Table struct{ parts []part }
 
 type part struct {
-	line   string
-	header []string
-	rows   [][]any
+	line     string
+	verbatim bool
+	header   []string
+	rows     [][]any
 }
 
-// Line adds a line of text.
+// Line adds a line of text, which is wrapped between words where it is too wide. A line that begins with -- is a comment and stays one.
 func (t *Table) Line(format string, args ...any) {
 	line := format
 	if len(args) > 0 {
@@ -39,6 +40,9 @@ func (t *Table) Line(format string, args ...any) {
 	}
 	t.parts = append(t.parts, part{line: line})
 }
+
+// Verbatim adds lines that are shown as they are, such as SQL to be pasted.
+func (t *Table) Verbatim(text string) { t.parts = append(t.parts, part{line: text, verbatim: true}) }
 
 // Header starts a new table with these columns. A table without rows is left out.
 func (t *Table) Header(columns ...string) {
@@ -172,7 +176,7 @@ func (p *Printer) writeTable(w io.Writer, draw func(*Table)) error {
 	}
 	for i, part := range t.parts {
 		if part.header == nil {
-			if _, err := fmt.Fprintln(w, part.line); err != nil {
+			if _, err := fmt.Fprintln(w, p.lineOf(part)); err != nil {
 				return err
 			}
 			continue
@@ -232,10 +236,10 @@ func (p *Printer) writeGrid(w io.Writer, g part) error {
 // cells makes the text of all cells, wrapped so that a line fits the width, and the alignment of the columns.
 func (p *Printer) cells(g part) ([][]string, []tw.Align) {
 	n := len(g.header)
-	widths := make([]int, n)
+	widths, least := make([]int, n), make([]int, n)
 	align := make([]tw.Align, n)
 	for i, h := range g.header {
-		widths[i] = displaywidth.String(h)
+		widths[i], least[i] = displaywidth.String(h), displaywidth.String(h)
 		align[i] = tw.AlignLeft
 	}
 	text := make([][]string, len(g.rows))
@@ -243,13 +247,13 @@ func (p *Printer) cells(g part) ([][]string, []tw.Align) {
 		text[r] = make([]string, n)
 		for i := range min(n, len(row)) {
 			text[r][i] = clean(Cell(row[i]))
-			widths[i] = max(widths[i], displaywidth.String(text[r][i]))
+			widths[i], least[i] = max(widths[i], displaywidth.String(text[r][i])), max(least[i], widestWord(text[r][i]))
 			if rightAligned(row[i]) {
 				align[i] = tw.AlignRight
 			}
 		}
 	}
-	p.shrink(widths)
+	p.shrink(widths, least)
 	for r, row := range g.rows {
 		for i := range text[r] {
 			text[r][i] = wrap(text[r][i], widths[i])
@@ -261,26 +265,66 @@ func (p *Printer) cells(g part) ([][]string, []tw.Align) {
 	return text, align
 }
 
-// shrink takes width from the widest columns until a row fits.
-func (p *Printer) shrink(widths []int) {
-	limit := p.Width
-	if limit <= 0 {
-		limit = defaultWidth
+// width is how many columns a line may take.
+func (p *Printer) width() int {
+	if p.Width > 0 {
+		return p.Width
 	}
-	limit -= 2 * len(widths)
+	return defaultWidth
+}
+
+// lineOf wraps a line of text. What follows the first line is indented two more, or goes on as a comment.
+func (p *Printer) lineOf(l part) string {
+	width := p.width()
+	if l.verbatim || displaywidth.String(l.line) <= width || strings.Contains(l.line, "\n") {
+		return l.line
+	}
+	text := strings.TrimLeft(l.line, " ")
+	indent := l.line[:len(l.line)-len(text)] + "  "
+	if strings.HasPrefix(text, "-- ") {
+		indent = l.line[:len(l.line)-len(text)] + "--   "
+	}
+	lines := wrapLine(l.line, width)
+	rest := strings.TrimPrefix(l.line, lines[0])
+	if strings.TrimSpace(lines[0]) == "" || len(lines) == 1 {
+		return l.line
+	}
+	return strings.Join(append(lines[:1], indented(strings.TrimLeft(rest, " "), indent, width)...), "\n")
+}
+
+func indented(s, indent string, width int) []string {
+	lines := wrapLine(s, max(width-len(indent), narrowest))
+	for i := range lines {
+		lines[i] = indent + lines[i]
+	}
+	return lines
+}
+
+// shrink takes width from the widest columns until a row fits. No column gets narrower than its widest word: names, paths and addresses
+// stay whole, and the line rather gets longer.
+func (p *Printer) shrink(widths, least []int) {
+	limit := p.width() - 2*len(widths)
 	for {
-		sum, widest := 0, 0
+		sum, widest := 0, -1
 		for i, w := range widths {
 			sum += w
-			if w > widths[widest] {
+			if w > max(least[i], narrowest) && (widest < 0 || w > widths[widest]) {
 				widest = i
 			}
 		}
-		if sum <= limit || len(widths) == 0 || widths[widest] <= narrowest {
+		if sum <= limit || widest < 0 {
 			return
 		}
 		widths[widest]--
 	}
+}
+
+func widestWord(s string) int {
+	widest := 0
+	for word := range strings.FieldsSeq(s) {
+		widest = max(widest, displaywidth.String(word))
+	}
+	return widest
 }
 
 // clean makes control characters visible, so that data cannot drive the terminal.
@@ -296,7 +340,7 @@ func clean(s string) string {
 	}, s)
 }
 
-// wrap breaks a text into lines of at most width columns, between words where it can. Nothing is lost.
+// wrap breaks a text between words into lines of at most width columns; a word that is wider stays whole.
 func wrap(s string, width int) string {
 	if displaywidth.String(s) <= width && !strings.Contains(s, "\n") {
 		return s
@@ -311,44 +355,18 @@ func wrap(s string, width int) string {
 func wrapLine(s string, width int) []string {
 	lines := []string{}
 	line := ""
-	for word := range strings.SplitSeq(s, " ") {
-		if line != "" && displaywidth.String(line)+1+displaywidth.String(word) <= width {
+	for i, word := range strings.Split(s, " ") {
+		switch {
+		case i == 0:
+			line = word
+		case strings.TrimSpace(line) == "" || displaywidth.String(line)+1+displaywidth.String(word) <= width:
 			line += " " + word
-			continue
-		}
-		if line != "" {
+		default:
 			lines = append(lines, line)
+			line = word
 		}
-		for displaywidth.String(word) > width {
-			head, tail := cut(word, width)
-			lines = append(lines, head)
-			word = tail
-		}
-		line = word
 	}
 	return append(lines, line)
-}
-
-// cut splits a word that is too long at the last place where it looks divided, else at the width.
-func cut(word string, width int) (head, tail string) {
-	at, total, nice := 0, 0, 0
-	for i, r := range word {
-		total += displaywidth.Rune(r)
-		if total > width {
-			break
-		}
-		at = i + len(string(r))
-		if strings.ContainsRune("/,;.:=_-?&", r) && total > width/2 {
-			nice = at
-		}
-	}
-	if nice > 0 {
-		at = nice
-	}
-	if at == 0 { // one rune wider than the column
-		at = len(word)
-	}
-	return word[:at], word[at:]
 }
 
 func (p *Printer) coloured(cell any, text string) string {
