@@ -12,7 +12,6 @@ import (
 	"auditdb/internal/fault"
 	"auditdb/internal/output"
 	"auditdb/migrations"
-	"auditdb/pkg/integrity"
 )
 
 // doctorDocuments lists the document of doctor.
@@ -54,7 +53,7 @@ func runDoctor(ctx context.Context, app *App, commands []string) error {
 	if err != nil {
 		return err
 	}
-	options := doctor.Options{Commands: commands, Now: app.Now}
+	options := doctor.Options{Commands: commands, Now: app.Now, LockTimeout: app.Config.LockTimeout, Wait: app.Config.Wait}
 	status, err := migrations.Status(ctx, db)
 	switch {
 	case err == nil:
@@ -68,7 +67,7 @@ func runDoctor(ctx context.Context, app *App, commands []string) error {
 	}
 	checks := report.Checks
 	checks = append(checks, checkRedis(ctx, app)...)
-	checks = append(checks, checkKeyFile(app, report.LogBegun)...)
+	checks = append(checks, checkKeyFile(app, report)...)
 	slices.SortStableFunc(checks, func(a, b doctor.Check) int { return rank(a) - rank(b) })
 	doc := doctorDoc{OK: true, User: report.User, Checks: checks}
 	bad := 0
@@ -112,7 +111,7 @@ func doctorTable(t *output.Table, doc doctorDoc) {
 			t.Line("What to do:")
 		}
 		said[*c.Hint] = true
-		t.Line("  %s", *c.Hint)
+		t.Verbatim("  " + *c.Hint)
 	}
 }
 
@@ -131,24 +130,32 @@ func checkRedis(ctx context.Context, app *App) []doctor.Check {
 	return []doctor.Check{doctor.New("all", name, doctor.OK, "", "answers at %s", client.Addr())}
 }
 
-// checkKeyFile looks at the key of the integrity log, which writing needs once the log has begun.
-func checkKeyFile(app *App, begun bool) []doctor.Check {
+// checkKeyFile looks at the key of the integrity log, which writing needs once the log has begun, and which then has to be the log's.
+func checkKeyFile(app *App, report doctor.Report) []doctor.Check {
 	const name = "integrity key"
 	const keygen = "auditdb integrity keygen -f FILE, then integrity.key_file"
 	file := app.Config.Integrity.KeyFile
 	if file == "" {
-		if begun {
+		if report.LogKey != "" {
 			return []doctor.Check{doctor.New("all", name, doctor.Problem, "name the key that the log was begun with: integrity.key_file", "no integrity.key_file, and the integrity log has begun")}
 		}
 		return []doctor.Check{doctor.New("all", name, doctor.Warning, keygen, "no integrity.key_file: nothing is logged, and changes of rows are not found")}
 	}
-	keys, err := integrity.LoadKeys(file)
+	keys, err := loadKeys(app)
 	if err != nil {
 		hint := fault.HintOf(err)
 		if os.IsNotExist(err) && hint == "" {
 			hint = keygen
 		}
 		return []doctor.Check{doctor.New("all", name, doctor.Problem, hint, "%s", oneLine(err.Error()))}
+	}
+	switch {
+	case report.LogKey != "" && report.LogKey != keys.ID():
+		return []doctor.Check{doctor.New("all", name, doctor.Problem, "name the file of key "+report.LogKey+": integrity.key_file",
+			"%s holds key %s, but the integrity log is written with key %s", file, keys.ID(), report.LogKey)}
+	case report.Origin != "" && report.Origin != keys.Origin():
+		return []doctor.Check{doctor.New("all", name, doctor.Problem, "set integrity.origin to the log's own name",
+			"the integrity log's origin is %q, the configured one %q", report.Origin, keys.Origin())}
 	}
 	return []doctor.Check{doctor.New("all", name, doctor.OK, "", "key %s of %s", keys.ID(), keys.Origin())}
 }

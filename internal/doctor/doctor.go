@@ -52,13 +52,16 @@ type Options struct {
 	Now      func() time.Time // the client's clock
 	Pending  int              // migrations that the database lacks
 	Ahead    bool             // or has more of than this program
+
+	LockTimeout, Wait time.Duration // one attempt at looking at a table, and all of them together
 }
 
 // Report is what Examine found.
 type Report struct {
-	Checks   []Check
-	User     string // whose rights were looked at
-	LogBegun bool   // the integrity log has its first record, so that writing needs a key
+	Checks []Check
+	User   string // whose rights were looked at
+	LogKey string // the key that the integrity log is written with, "" before its first record: from then on writing needs it
+	Origin string // the log's own name in its newest checkpoint
 }
 
 // Known lists the commands whose rights are known.
@@ -87,10 +90,15 @@ func Examine(ctx context.Context, db *postgres.DB, o Options) (Report, error) {
 	if p.schema, err = loadSchema(ctx, db.Pool()); err != nil {
 		return Report{}, err
 	}
-	if p.tables, err = loadTables(ctx, db.Pool(), p.schema); err != nil {
+	// Looking at partitions takes a lock that somebody's ALTER TABLE can keep us from.
+	err = db.DDL(ctx, postgres.DDLOptions{LockTimeout: o.LockTimeout, Wait: o.Wait, What: "look at the tables"}, func(tx tx) (err error) {
+		p.tables, err = loadTables(ctx, tx, p.schema)
+		return err
+	})
+	if err != nil {
 		return Report{}, err
 	}
-	for _, check := range []func(context.Context) error{p.settings, p.clock, p.searchPath, p.locks, p.rights, p.logBegun, p.killed} {
+	for _, check := range []func(context.Context) error{p.settings, p.clock, p.searchPath, p.locks, p.rights, p.logKey, p.killed} {
 		if err := check(ctx); err != nil {
 			return Report{}, err
 		}
@@ -219,12 +227,12 @@ func (p *patient) locks(context.Context) error {
 	return nil
 }
 
-func (p *patient) logBegun(ctx context.Context) error {
-	have, err := loadRights(ctx, p.db.Pool(), []right{{"auditdb", "log", "SELECT", ""}})
-	if err != nil || !p.schema.usage || !have[0].has {
+func (p *patient) logKey(ctx context.Context) error {
+	have, err := loadRights(ctx, p.db.Pool(), []right{{"auditdb", "log", "SELECT", ""}, {"auditdb", "checkpoint", "SELECT", ""}})
+	if err != nil || !p.schema.usage || !have[0].has || !have[1].has {
 		return err
 	}
-	if err := p.db.Pool().QueryRow(ctx, logBegunSQL).Scan(&p.report.LogBegun); err != nil {
+	if err := p.db.Pool().QueryRow(ctx, logKeySQL).Scan(&p.report.LogKey, &p.report.Origin); err != nil {
 		return fmt.Errorf("look at the integrity log: %w", err)
 	}
 	return nil

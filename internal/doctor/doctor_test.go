@@ -1,10 +1,13 @@
 package doctor_test
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
 	"auditdb/internal/doctor"
+	"auditdb/internal/fault"
 	"auditdb/internal/pgtest"
 	"auditdb/internal/postgres"
 )
@@ -61,6 +64,57 @@ func TestSearchPathThatHidesTheTable(t *testing.T) {
 	}
 	if c := examine(t, address, doctor.Options{})["all: search path"]; c.Status != doctor.Warning {
 		t.Errorf("%+v", c)
+	}
+}
+
+// A lock on a table is waited for, and whoever holds it is named when that is too long.
+func TestWaitsForTableLocks(t *testing.T) {
+	t.Parallel()
+	db, err := postgres.Open(t.Context(), postgres.Options{URL: pgtest.DB(t), LockTimeout: 20 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	holder, err := db.Connect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = holder.Close(t.Context()) }()
+	if _, err := holder.Exec(t.Context(), `CREATE TABLE public.leaf PARTITION OF public.audit_log FOR VALUES FROM ('2026-01-01') TO ('2026-02-01')`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := holder.Exec(t.Context(), `BEGIN; LOCK TABLE public.audit_log IN ACCESS EXCLUSIVE MODE`); err != nil {
+		t.Fatal(err)
+	}
+	o := doctor.Options{Now: time.Now, LockTimeout: 20 * time.Millisecond, Wait: 300 * time.Millisecond}
+	_, err = doctor.Examine(t.Context(), db, o)
+	if pid := fmt.Sprintf("pid %d", holder.PgConn().PID()); fault.ClassOf(err) != fault.Locked || !strings.Contains(err.Error(), pid) {
+		t.Errorf("%v does not name %s", err, pid)
+	}
+	o.Wait = time.Minute
+	done := make(chan error, 1)
+	go func() {
+		_, err := doctor.Examine(t.Context(), db, o)
+		done <- err
+	}()
+	waiting := func() (n int) {
+		if err := holder.QueryRow(t.Context(), `SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'public.leaf'::regclass`).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	for waiting() == 0 {
+		select {
+		case err := <-done:
+			t.Fatalf("did not wait: %v", err)
+		case <-time.After(time.Millisecond):
+		}
+	}
+	if _, err := holder.Exec(t.Context(), `ROLLBACK`); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
 

@@ -2,7 +2,6 @@ package doctor
 
 import (
 	"context"
-	"fmt"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -12,9 +11,6 @@ type tx = pgx.Tx
 
 // grantsShown is how many missing rights are named one by one; for more, membership in a role is the hint.
 const grantsShown = 3
-
-// leavesShown bounds how many partitions a check names.
-const leavesShown = 20
 
 // rights checks every command against what the connected role may do.
 func (p *patient) rights(ctx context.Context) error {
@@ -38,11 +34,14 @@ func (p *patient) rights(ctx context.Context) error {
 		switch command {
 		case "migrate up":
 			p.migrateUp()
+			p.asSchemaOwner(command)
+		case "migrate down":
+			p.asSchemaOwner(command)
 		case "partition list":
-			p.onTables(command)
+			p.onTables(command, "")
 		default:
 			p.inSchema(command, all[command].role, all[command].needs, have)
-			p.onTables(command)
+			p.onTables(command, all[command].role)
 		}
 		if len(p.report.Checks) == before {
 			p.add(command, "rights", OK, "", "nothing is missing")
@@ -57,6 +56,13 @@ func (p *patient) migrateUp() {
 		p.add("migrate up", "schema", Warning, "use the auditdb that made it, or a newer one", "the database is ahead of this program")
 	case p.options.Pending > 0:
 		p.add("migrate up", "schema", Missing, "auditdb migrate up", "%d migrations are pending", p.options.Pending)
+	}
+}
+
+// asSchemaOwner: migrations run as the owner of schema auditdb.
+func (p *patient) asSchemaOwner(command string) {
+	if p.schema.exists && !p.schema.actsAsOwner {
+		p.addGrants(command, "schema auditdb", "", []string{grantRole(p.schema.owner, p.user, p.since16)}, "migrations run as its owner %s, whose role %s may not take", p.schema.owner, p.user)
 	}
 }
 
@@ -98,8 +104,8 @@ func (p *patient) there(n need, have map[right]granted) bool {
 	return false
 }
 
-// onTables checks a command's rights on the managed tables.
-func (p *patient) onTables(command string) {
+// onTables checks a command's rights on the managed tables. role comes with them.
+func (p *patient) onTables(command, role string) {
 	for _, t := range p.tables {
 		name := t.String()
 		if !t.usage {
@@ -111,11 +117,17 @@ func (p *patient) onTables(command string) {
 			p.asOwner(command, t)
 		case "ingest":
 			if !t.selects { // duplicates are looked up
-				p.addGrants(command, name, "", []string{grantOn(t.sql(), []string{"SELECT"}, p.user)}, "no SELECT")
+				hint := ""
+				if t.roleSelects {
+					hint = grantRole(role, p.user, false)
+				}
+				p.addGrants(command, name, hint, []string{grantOn(t.sql(), []string{"SELECT"}, p.user)}, "no SELECT")
 			}
-			p.onLeaves(command, t, "INSERT", t.noInsert)
-		case "verify-integrity", "integrity seal":
-			p.onLeaves(command, t, "SELECT", t.noSelect)
+			p.onLeaves(command, role, t, "INSERT", t.noInsert)
+		case "verify-integrity":
+			p.onLeaves(command, role, t, "SELECT", t.noSelect)
+		case "integrity seal":
+			p.onLeaves(command, role, t, "SELECT", t.noSealSelect)
 		}
 	}
 }
@@ -134,19 +146,22 @@ func (p *patient) asOwner(command string, t table) {
 	}
 }
 
-// onLeaves: ingest copies straight into partitions and verify reads them one by one.
-func (p *patient) onLeaves(command string, t table, privilege string, without []string) {
-	if len(without) == 0 {
+// onLeaves: ingest copies straight into partitions and verify reads them one by one. The hint grants the role as far as that is enough,
+// and names all others in one statement.
+func (p *patient) onLeaves(command, role string, t table, privilege string, without lacking) {
+	if len(without.user) == 0 {
 		return
 	}
-	grants := make([]string, len(without))
-	for i, leaf := range without {
+	grants := make([]string, len(without.user))
+	for i, leaf := range without.user {
 		grants[i] = grantOn(leaf, []string{privilege}, p.user)
 	}
-	shown, more := without, ""
-	if len(shown) > leavesShown {
-		shown, more = shown[:leavesShown], fmt.Sprintf(" (and so for %d more)", len(without)-leavesShown)
+	var hint []string
+	if len(without.role) < len(without.user) {
+		hint = append(hint, grantRole(role, p.user, false))
 	}
-	hint := fmt.Sprintf("GRANT %s ON %s TO %s;%s", privilege, strings.Join(shown, ", "), pgx.Identifier{p.user}.Sanitize(), more)
-	p.addGrants(command, t.String(), hint, grants, "no %s on %d of its partitions", privilege, len(without))
+	if len(without.role) > 0 {
+		hint = append(hint, grantOn(strings.Join(without.role, ", "), []string{privilege}, p.user))
+	}
+	p.addGrants(command, t.String(), strings.Join(hint, " "), grants, "no %s on %d of its partitions", privilege, len(without.user))
 }

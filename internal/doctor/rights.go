@@ -65,7 +65,7 @@ func ownNeeds() map[string]struct {
 
 // commands are the commands that doctor knows, in the order of its answer.
 func commands() []string {
-	return []string{"migrate status", "migrate up", "partition list", "partition create", "partition prune", "ingest", "verify-integrity", "integrity seal"}
+	return []string{"migrate status", "migrate up", "migrate down", "partition list", "partition create", "partition prune", "ingest", "verify-integrity", "integrity seal"}
 }
 
 // rights spells a need out for the catalogs, one for each privilege and column.

@@ -22,31 +22,48 @@ ORDER BY w.i`
 	schemaSQL = `SELECT coalesce((SELECT pg_catalog.has_schema_privilege(oid, 'USAGE') FROM pg_catalog.pg_namespace WHERE nspname = 'auditdb'), false),
   EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'auditdb'),
   coalesce((SELECT pg_catalog.has_table_privilege(c.oid, 'SELECT') FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-            WHERE n.nspname = 'auditdb' AND c.relname = 'managed_table'), false)`
+            WHERE n.nspname = 'auditdb' AND c.relname = 'managed_table'), false),
+  coalesce((SELECT pg_catalog.pg_get_userbyid(nspowner)::text FROM pg_catalog.pg_namespace WHERE nspname = 'auditdb'), ''),
+  coalesce((SELECT CASE WHEN pg_catalog.current_setting('server_version_num')::int >= 160000 THEN pg_catalog.pg_has_role(nspowner, 'SET') ELSE pg_catalog.pg_has_role(nspowner, 'MEMBER') END
+            FROM pg_catalog.pg_namespace WHERE nspname = 'auditdb'), false)`
 
 	managedSQL = `SELECT schema_name, table_name, integrity = 'on' FROM auditdb.managed_table ORDER BY schema_name, table_name`
 
+	// What a partition lacks is looked up for the connected role, and for the role that a command's rights come with.
 	tableSQL = `
 SELECT c.relkind = 'p', pg_catalog.pg_get_userbyid(c.relowner)::text,
   CASE WHEN pg_catalog.current_setting('server_version_num')::int >= 160000 THEN pg_catalog.pg_has_role(c.relowner, 'SET') ELSE pg_catalog.pg_has_role(c.relowner, 'MEMBER') END,
   pg_catalog.has_schema_privilege(c.relowner, n.oid, 'CREATE'), pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
-  pg_catalog.has_table_privilege(c.oid, 'SELECT'),
-  ARRAY(SELECT pg_catalog.quote_ident(ln.nspname) || '.' || pg_catalog.quote_ident(l.relname) FROM pg_catalog.pg_partition_tree(c.oid) t
-        JOIN pg_catalog.pg_class l ON l.oid = t.relid JOIN pg_catalog.pg_namespace ln ON ln.oid = l.relnamespace
-        WHERE t.isleaf AND t.relid <> c.oid AND NOT pg_catalog.has_table_privilege(t.relid, 'INSERT') ORDER BY 1),
-  ARRAY(SELECT pg_catalog.quote_ident(ln.nspname) || '.' || pg_catalog.quote_ident(l.relname) FROM pg_catalog.pg_partition_tree(c.oid) t
-        JOIN pg_catalog.pg_class l ON l.oid = t.relid JOIN pg_catalog.pg_namespace ln ON ln.oid = l.relnamespace
-        WHERE t.isleaf AND t.relid <> c.oid AND NOT pg_catalog.has_table_privilege(t.relid, 'SELECT') ORDER BY 1),
+  pg_catalog.has_table_privilege(c.oid, 'SELECT'), coalesce(pg_catalog.has_table_privilege(ingest.oid, c.oid, 'SELECT'), false),
+  ARRAY(SELECT name FROM leaves WHERE NOT inserts ORDER BY 1), ARRAY(SELECT name FROM leaves WHERE NOT inserts AND NOT ingest_inserts ORDER BY 1),
+  ARRAY(SELECT name FROM leaves WHERE NOT selects ORDER BY 1), ARRAY(SELECT name FROM leaves WHERE NOT selects AND NOT verifier_selects ORDER BY 1),
+  ARRAY(SELECT name FROM leaves WHERE NOT selects AND NOT ingest_selects ORDER BY 1),
   (SELECT count(*) + (SELECT count(*) FROM pg_catalog.pg_index i WHERE i.indrelid IN (SELECT relid FROM pg_catalog.pg_partition_tree(c.oid)))
    FROM pg_catalog.pg_partition_tree(c.oid))
-FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2`
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  LEFT JOIN pg_catalog.pg_roles ingest ON ingest.rolname = 'auditdb_ingest'
+WHERE n.nspname = $1 AND c.relname = $2`
+
+	leavesSQL = `
+WITH leaves AS (
+  SELECT pg_catalog.quote_ident(ln.nspname) || '.' || pg_catalog.quote_ident(l.relname) AS name,
+    pg_catalog.has_table_privilege(l.oid, 'INSERT') AS inserts, coalesce(pg_catalog.has_table_privilege(ingest.oid, l.oid, 'INSERT'), false) AS ingest_inserts,
+    pg_catalog.has_table_privilege(l.oid, 'SELECT') AS selects, coalesce(pg_catalog.has_table_privilege(ingest.oid, l.oid, 'SELECT'), false) AS ingest_selects,
+    coalesce(pg_catalog.has_table_privilege(verifier.oid, l.oid, 'SELECT'), false) AS verifier_selects
+  FROM pg_catalog.pg_class p JOIN pg_catalog.pg_namespace pn ON pn.oid = p.relnamespace
+    CROSS JOIN LATERAL pg_catalog.pg_partition_tree(p.oid) t
+    JOIN pg_catalog.pg_class l ON l.oid = t.relid JOIN pg_catalog.pg_namespace ln ON ln.oid = l.relnamespace
+    LEFT JOIN pg_catalog.pg_roles ingest ON ingest.rolname = 'auditdb_ingest'
+    LEFT JOIN pg_catalog.pg_roles verifier ON verifier.rolname = 'auditdb_verifier'
+  WHERE pn.nspname = $1 AND p.relname = $2 AND t.isleaf AND t.relid <> p.oid)`
 
 	settingsSQL = `
 SELECT pg_catalog.current_setting('fsync') = 'on', pg_catalog.current_setting('max_prepared_transactions')::int, current_user::text, pg_catalog.current_setting('server_version_num')::int >= 160000`
-	setPathSQL  = `SELECT pg_catalog.set_config('search_path', $1, true)`
-	resolveSQL  = `SELECT coalesce((SELECT n.nspname || '.' || c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = pg_catalog.to_regclass('audit_log')), '')`
-	clockSQL    = `SELECT (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::bigint`
-	logBegunSQL = `SELECT EXISTS (SELECT FROM auditdb.log)`
+	setPathSQL = `SELECT pg_catalog.set_config('search_path', $1, true)`
+	resolveSQL = `SELECT coalesce((SELECT n.nspname || '.' || c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = pg_catalog.to_regclass('audit_log')), '')`
+	clockSQL   = `SELECT (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::bigint`
+	logKeySQL  = `SELECT coalesce((SELECT key_id FROM auditdb.log ORDER BY seq DESC LIMIT 1), ''),
+  coalesce((SELECT pg_catalog.split_part(note, E'\n', 1) FROM auditdb.checkpoint ORDER BY size DESC LIMIT 1), '')`
 )
 
 // right is one privilege on one object.
@@ -89,14 +106,20 @@ type table struct {
 	integrity    bool
 	partitioned  bool
 	owner        string
-	actsAsOwner  bool     // SET ROLE to the owner is allowed
-	ownerCreates bool     // the owner may create in the table's schema
-	usage        bool     // on the table's schema
-	selects      bool     // from the table as a whole
-	noInsert     []string // leaf partitions without the right to INSERT
-	noSelect     []string
-	relations    int // partitions and their indexes, the parents' included
+	actsAsOwner  bool    // SET ROLE to the owner is allowed
+	ownerCreates bool    // the owner may create in the table's schema
+	usage        bool    // on the table's schema
+	selects      bool    // from the table as a whole
+	roleSelects  bool    // auditdb_ingest may
+	noInsert     lacking // against auditdb_ingest
+	noSelect     lacking // against auditdb_verifier
+	noSealSelect lacking // against auditdb_ingest
+	relations    int     // partitions and their indexes, the parents' included
 }
+
+// lacking are leaf partitions on which the connected role lacks a right, and those of them on which the role that a command's rights
+// come with lacks it too.
+type lacking struct{ user, role []string }
 
 // String is for people, sql for statements.
 func (t table) String() string { return t.schema + "." + t.name }
@@ -104,10 +127,14 @@ func (t table) String() string { return t.schema + "." + t.name }
 func (t table) sql() string { return pgx.Identifier{t.schema, t.name}.Sanitize() }
 
 // schemaState says what can be seen of schema auditdb.
-type schemaState struct{ usage, exists, readable bool }
+type schemaState struct {
+	usage, exists, readable bool
+	owner                   string
+	actsAsOwner             bool
+}
 
 func loadSchema(ctx context.Context, q querier) (s schemaState, err error) {
-	if err := q.QueryRow(ctx, schemaSQL).Scan(&s.usage, &s.exists, &s.readable); err != nil {
+	if err := q.QueryRow(ctx, schemaSQL).Scan(&s.usage, &s.exists, &s.readable, &s.owner, &s.actsAsOwner); err != nil {
 		return s, fmt.Errorf("look for schema auditdb: %w", err)
 	}
 	return s, nil
@@ -129,12 +156,14 @@ func loadTables(ctx context.Context, q querier, s schemaState) ([]table, error) 
 	}
 	var found []table
 	for _, t := range tables {
-		rows, err := q.Query(ctx, tableSQL, t.schema, t.name)
+		rows, err := q.Query(ctx, leavesSQL+tableSQL, t.schema, t.name)
 		if err != nil {
 			return nil, fmt.Errorf("look at table %s: %w", t, err)
 		}
 		some, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (table, error) {
-			err := row.Scan(&t.partitioned, &t.owner, &t.actsAsOwner, &t.ownerCreates, &t.usage, &t.selects, &t.noInsert, &t.noSelect, &t.relations)
+			err := row.Scan(&t.partitioned, &t.owner, &t.actsAsOwner, &t.ownerCreates, &t.usage, &t.selects, &t.roleSelects,
+				&t.noInsert.user, &t.noInsert.role, &t.noSelect.user, &t.noSelect.role, &t.noSealSelect.role, &t.relations)
+			t.noSealSelect.user = t.noSelect.user
 			return t, err
 		})
 		if err != nil {
