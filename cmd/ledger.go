@@ -64,6 +64,28 @@ type ledger struct {
 	now func() time.Time
 }
 
+func noKey(t partitions.Table) error {
+	return fault.New(fault.Config, keyHint, "change partitions of %s: it has integrity on and the log has begun, but no integrity key is configured", t)
+}
+
+// Check implements partitions.Ledger.
+func (l ledger) Check(ctx context.Context, q partitions.Querier, t partitions.Table) error {
+	if t.ManagedID == nil || !t.Integrity {
+		return nil
+	}
+	logs, err := partitions.LogKey(ctx, q)
+	switch {
+	case err != nil || logs == "":
+		return err
+	case l.log == nil:
+		return noKey(t)
+	case l.log.Keys().ID() != logs:
+		return fault.New(fault.Config, "set integrity.key_file to the key that the log was begun with",
+			"change partitions of %s: the integrity log was written with key %s, the configured key is %s", t, logs, l.log.Keys().ID())
+	}
+	return nil
+}
+
 // Record implements partitions.Ledger.
 func (l ledger) Record(ctx context.Context, tx pgx.Tx, t partitions.Table, events []partitions.Event) error {
 	if t.ManagedID == nil || !t.Integrity || len(events) == 0 {
@@ -72,7 +94,7 @@ func (l ledger) Record(ctx context.Context, tx pgx.Tx, t partitions.Table, event
 	if l.log == nil {
 		empty, err := integrity.IsEmpty(ctx, tx)
 		if err == nil && !empty {
-			err = fault.New(fault.Config, keyHint, "change partitions of %s: it has integrity on and the log has begun, but no integrity key is configured", t)
+			err = noKey(t)
 		}
 		return err
 	}

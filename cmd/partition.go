@@ -12,6 +12,7 @@ import (
 	"auditdb/internal/postgres"
 	"auditdb/internal/redis"
 	"auditdb/pkg/partitions"
+	"auditdb/pkg/plan"
 )
 
 // partitionDocuments lists the documents of the partition commands.
@@ -197,9 +198,37 @@ func known(n int64) *int64 {
 	return &n
 }
 
-// printFailed shows what failed among several.
-func printFailed(t *output.Table, failed []failedEntry) {
-	for _, f := range failed {
-		t.Line("Failed: %s: %s", f.Table, f.Error)
+// checkEvidence refuses before anything is planned what could not be recorded in the integrity log.
+func checkEvidence(ctx context.Context, worker *partitions.Worker, tables []resolved) error {
+	for _, t := range tables {
+		if t.err != nil {
+			continue
+		}
+		if err := worker.Check(ctx, t.table); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// printSkipped shows what was left alone; what many have in common takes one line.
+func printSkipped(t *output.Table, p plan.Plan) {
+	const many = 3
+	names := map[string][]string{}
+	var reasons []string
+	for _, s := range p.Skipped {
+		if len(names[s.Reason]) == 0 {
+			reasons = append(reasons, s.Reason)
+		}
+		names[s.Reason] = append(names[s.Reason], s.Name)
+	}
+	for _, reason := range reasons {
+		of := names[reason]
+		if len(of) > many {
+			of = []string{fmt.Sprintf("%d, from %s to %s", len(of), of[0], of[len(of)-1])}
+		}
+		for _, name := range of {
+			t.Line("Left alone: %s: %s.", name, reason)
+		}
 	}
 }

@@ -113,6 +113,9 @@ func runPartitionCreate(ctx context.Context, app *App, o partitionCreateOptions)
 		return err
 	}
 	worker, err := partitionWorker(app, db)
+	if err == nil {
+		err = checkEvidence(ctx, worker, tables)
+	}
 	if err != nil {
 		return err
 	}
@@ -141,7 +144,7 @@ func runPartitionCreate(ctx context.Context, app *App, o partitionCreateOptions)
 	doc.Failed, failed = failures(changes)
 	doc.ElapsedSeconds = app.Now().Sub(started).Seconds()
 	app.Summarize(doc.summary())
-	if len(doc.Tables) > 0 {
+	if worthShowing(changes) {
 		if err := app.Emit("partition.create", doc, doc.print); err != nil {
 			return err
 		}
@@ -183,6 +186,7 @@ func newCreation(app *App, worker *partitions.Worker, r resolved, o partitionCre
 		defer progress.Done()
 		var err error
 		c.made, err = worker.ApplyCreate(ctx, d, func(plan.Result) { progress.Add(1) })
+		c.partly = len(c.made) > 0
 		return err
 	}
 	return c, nil
@@ -203,7 +207,7 @@ func (c *creation) document(dryRun bool) partitionCreateTable {
 		}
 		d.MovedFromDefault = c.result.Moves()
 		if len(c.result.Refused) > 0 && c.err == nil {
-			c.err = c.result.Refused[0].Err
+			c.err, c.partly = c.result.Refused[0].Err, len(d.Created) > 0
 		}
 		return d
 	}
@@ -238,7 +242,6 @@ func (d partitionCreateDoc) print(t *output.Table) {
 		}
 	}
 	printSkipped(t, d.Plan)
-	printFailed(t, d.Failed)
 	if d.DryRun {
 		t.Line("")
 		printSteps(t.Line, d.Plan)
@@ -247,10 +250,3 @@ func (d partitionCreateDoc) print(t *output.Table) {
 
 // cellTime is an end of a range, nil when it is open.
 func cellTime(at *time.Time) any { return orNothing(at) }
-
-// printSkipped shows what was left alone.
-func printSkipped(t *output.Table, p plan.Plan) {
-	for _, s := range p.Skipped {
-		t.Line("Left alone: %s: %s.", s.Name, s.Reason)
-	}
-}

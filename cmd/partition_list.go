@@ -51,6 +51,12 @@ type partitionEntry struct {
 	KeptBecause   *partitions.Reason `json:"kept_because"`
 }
 
+// listedPartition is a partition in the list of all tables' partitions, which -o csv shows.
+type listedPartition struct {
+	Table string `json:"table"`
+	partitionEntry
+}
+
 // partitionListOptions are the flags of partition list.
 type partitionListOptions struct {
 	at     string
@@ -86,16 +92,18 @@ func runPartitionList(ctx context.Context, app *App, o partitionListOptions) err
 	if err != nil {
 		return err
 	}
-	worker := partitions.NewWorker(partitions.Options{DB: db, Now: app.Now})
+	worker := partitions.NewWorker(partitions.Options{DB: db, Now: app.Now, LockTimeout: app.Config.LockTimeout, Wait: app.Config.Wait})
 	doc := partitionListDoc{Tables: []partitionListTable{}}
 	changes := make([]*change[partitionListTable], len(tables))
-	all := []partitionEntry{}
+	all := []listedPartition{}
 	for i, t := range tables {
 		c := &change[partitionListTable]{name: t.name, err: t.err}
 		if c.err == nil {
 			if c.result, c.err = listTable(ctx, app, db, worker, t.table, o); c.err == nil {
 				doc.Tables = append(doc.Tables, c.result)
-				all = append(all, c.result.Partitions...)
+				for _, p := range c.result.Partitions {
+					all = append(all, listedPartition{Table: c.result.Table, partitionEntry: p})
+				}
 			}
 		}
 		changes[i] = c
@@ -125,7 +133,7 @@ func listTable(ctx context.Context, app *App, db *postgres.DB, worker *partition
 	}
 	sizes := map[uint32]int64{}
 	if o.exact {
-		if sizes, err = partitions.ExactSizes(ctx, db.Pool(), shown); err != nil {
+		if sizes, err = worker.ExactSizes(ctx, t, shown); err != nil {
 			return partitionListTable{}, err
 		}
 	}
@@ -209,7 +217,6 @@ func (d partitionListDoc) print(t *output.Table) {
 			t.Row(p.Name, cellTime(p.From), cellTime(p.To), rowsCell(p.RowsEstimate), sizeCell(p.SizeBytes), p.describe())
 		}
 	}
-	printFailed(t, d.Failed)
 }
 
 // describe is the state in words, with what is special.

@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"auditdb/internal/output"
-	"auditdb/internal/postgres"
 	"auditdb/pkg/partitions"
 	"auditdb/pkg/plan"
 )
@@ -59,9 +58,10 @@ func newPartitionPruneCmd(app *App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "prune [TABLE]",
 		Short: "Drop or detach partitions that have expired",
-		Long: "By the table's policy, or by --older-than for this run. A partition goes when its upper bound is at or before the cutoff; never the\n" +
-			"default partition, one that reaches beyond now, one under a hold, or one whose archive is required and not verified. Without a\n" +
-			"policy and without --older-than nothing is pruned. It asks first, or needs --yes.",
+		Long: "A partition goes when its upper bound is at or before the cutoff: --older-than for this run, or the table's row in auditdb.policy;\n" +
+			"without either nothing is pruned. Never the default partition, one that reaches beyond now, one that a row of auditdb.hold covers, one\n" +
+			"that the policy wants archived first, or one whose latest verify-integrity found an error. A detached partition stays a table of its\n" +
+			"own, and partition create does not make its range again. It asks first, or needs --yes.",
 		Example: "  auditdb partition prune --dry-run\n  auditdb partition prune --older-than 13mo --yes\n" +
 			"  auditdb partition prune public.audit_log --partition audit_log_2024_01 --older-than 1y --action detach",
 		Args: cobra.MaximumNArgs(1),
@@ -117,6 +117,9 @@ func runPartitionPrune(ctx context.Context, app *App, o partitionPruneOptions) e
 		return err
 	}
 	worker, err := partitionWorker(app, db)
+	if err == nil {
+		err = checkEvidence(ctx, worker, tables)
+	}
 	if err != nil {
 		return err
 	}
@@ -140,7 +143,7 @@ func runPartitionPrune(ctx context.Context, app *App, o partitionPruneOptions) e
 	doc := partitionPruneDoc{Tables: []partitionPruneTable{}, DryRun: o.dryRun, Plan: whole}
 	for _, p := range prunings {
 		if p.seen {
-			table, err := p.document(ctx, db, o.dryRun)
+			table, err := p.document(ctx, worker, o.dryRun)
 			if err != nil {
 				return err
 			}
@@ -151,7 +154,7 @@ func runPartitionPrune(ctx context.Context, app *App, o partitionPruneOptions) e
 	doc.Failed, failed = failures(changes)
 	doc.ElapsedSeconds = app.Now().Sub(started).Seconds()
 	app.Summarize(doc.summary())
-	if len(doc.Tables) > 0 {
+	if worthShowing(changes) {
 		if err := app.Emit("partition.prune", doc, doc.print); err != nil {
 			return err
 		}
@@ -190,6 +193,7 @@ func newPruning(app *App, worker *partitions.Worker, r resolved, o partitionPrun
 		defer progress.Done()
 		var err error
 		p.done, err = worker.ApplyPrune(ctx, d, func(plan.Result) { progress.Add(1) })
+		p.partly = len(p.done) > 0
 		return err
 	}
 	return p, nil
@@ -214,7 +218,7 @@ func showPlan(app *App, p plan.Plan) {
 }
 
 // document says what was done to the table, or would be.
-func (p *pruning) document(ctx context.Context, db *postgres.DB, dryRun bool) (partitionPruneTable, error) {
+func (p *pruning) document(ctx context.Context, worker *partitions.Worker, dryRun bool) (partitionPruneTable, error) {
 	d := partitionPruneTable{Table: p.name, Cutoff: p.result.Cutoff, Pruned: []prunedEntry{}, Kept: []keptEntry{}}
 	for _, k := range p.result.Kept {
 		d.Kept = append(d.Kept, keptEntry{Name: k.Name, Reason: k.Reason})
@@ -222,7 +226,7 @@ func (p *pruning) document(ctx context.Context, db *postgres.DB, dryRun bool) (p
 	gone := p.done
 	if dryRun {
 		for _, part := range p.result.Goes {
-			rows, err := partitions.CountRows(ctx, db.Pool(), part)
+			rows, err := worker.CountRows(ctx, part)
 			if err != nil {
 				return partitionPruneTable{}, err
 			}
@@ -254,20 +258,60 @@ func (d partitionPruneDoc) print(t *output.Table) {
 		if table.Cutoff != nil {
 			cutoff = "cutoff " + output.Cell(*table.Cutoff)
 		}
-		t.Line("%s: %s %s, kept %d; %s.", table.Table, map[bool]string{true: "would prune", false: "pruned"}[d.DryRun], countOf(len(table.Pruned), "partition"), len(table.Kept), cutoff)
+		t.Line("%s: %s %s, kept %d%s; %s.", table.Table, map[bool]string{true: "would prune", false: "pruned"}[d.DryRun], countOf(len(table.Pruned), "partition"),
+			len(table.Kept), table.reasons(), cutoff)
 		t.Header("pruned", "from", "to", "rows", "size", "action")
 		for _, p := range table.Pruned {
 			t.Row(p.Name, cellTime(p.From), cellTime(p.To), rowsCell(p.Rows), sizeCell(p.SizeBytes), string(p.Action))
 		}
-		t.Header("kept", "why")
-		for _, k := range table.Kept {
-			t.Row(k.Name, string(k.Reason))
-		}
+		table.printKept(t)
 	}
 	printSkipped(t, d.Plan)
-	printFailed(t, d.Failed)
 	if d.DryRun {
 		t.Line("")
 		printSteps(t.Line, d.Plan)
+	}
+}
+
+// reasons counts why partitions were kept: " (36 not expired, 4 future)".
+func (d partitionPruneTable) reasons() string {
+	counts := map[partitions.Reason]int{}
+	var order []partitions.Reason
+	for _, k := range d.Kept {
+		if counts[k.Reason]++; counts[k.Reason] == 1 {
+			order = append(order, k.Reason)
+		}
+	}
+	if len(order) == 0 {
+		return ""
+	}
+	texts := make([]string, len(order))
+	for i, r := range order {
+		texts[i] = fmt.Sprintf("%d %s", counts[r], strings.ReplaceAll(string(r), "_", " "))
+	}
+	return " (" + strings.Join(texts, ", ") + ")"
+}
+
+// printKept names the partitions that were kept although they have expired; the others are as they should be. Many in a row with the
+// same reason take one line.
+func (d partitionPruneTable) printKept(t *output.Table) {
+	const many = 5
+	t.Header("kept", "why")
+	for kept := d.Kept; len(kept) > 0; {
+		n := 1
+		for n < len(kept) && kept[n].Reason == kept[0].Reason {
+			n++
+		}
+		run := kept[:n]
+		kept = kept[n:]
+		switch reason := run[0].Reason; {
+		case reason == partitions.KeptNotExpired || reason == partitions.KeptFuture || reason == partitions.KeptDefault || reason == partitions.KeptNoPolicy:
+		case n > many:
+			t.Row(fmt.Sprintf("%s to %s (%d)", run[0].Name, run[n-1].Name, n), reason.Text())
+		default:
+			for _, k := range run {
+				t.Row(k.Name, reason.Text())
+			}
+		}
 	}
 }

@@ -17,10 +17,10 @@ type change[D any] struct {
 	locked func(ctx context.Context, fn func(context.Context) error) error // runs fn under the object's lock
 	apply  func(ctx context.Context, d D) error                            // carries the draft out
 
-	seen    bool // result is a draft
-	applied bool // apply was called
-	result  D    // the draft that was shown, or the later one that was carried out
-	err     error
+	seen   bool // result is a draft
+	partly bool // something was done, or in a dry run would be, whatever err says
+	result D    // the draft that was shown, or the later one that was carried out
+	err    error
 }
 
 // planOptions say how runPlans goes about it.
@@ -57,7 +57,7 @@ func runPlans[D any](ctx context.Context, app *App, changes []*change[D], o plan
 			return shown, nil
 		}
 		if len(shown.Destructive()) > 0 {
-			if o.show != nil && !app.Config.Yes {
+			if _, ok := app.stderr.terminal(); ok && o.show != nil && !app.Config.Yes {
 				o.show(shown)
 			}
 			if err := app.Confirm(ctx, o.confirm()); err != nil {
@@ -93,7 +93,7 @@ func (c *change[D]) run(ctx context.Context, compare bool) error {
 				return fault.New(fault.Refused, "look at the new plan with --dry-run", "%s has changed since the plan was confirmed: %s", c.name, strings.Join(differences, "; "))
 			}
 		}
-		c.result, c.seen, c.applied = d, true, true
+		c.result, c.seen = d, true
 		return c.apply(ctx, d)
 	})
 }
@@ -120,11 +120,19 @@ type failedEntry struct {
 	Hint  *string     `json:"hint"`
 }
 
-// failures lists the changes that failed, and the error to end the command with: that of the only one, or the worst of all classes.
+// worthShowing says that a document has something to say: where everything failed, and nothing was done, the error alone does.
+func worthShowing[D any](changes []*change[D]) bool {
+	return slices.ContainsFunc(changes, func(c *change[D]) bool { return c.err == nil || c.partly })
+}
+
+// failures lists the changes that failed, and the error to end the command with: that of the only one, the worst of all classes, or, where
+// a part of the work was done, one of class data (exit 1).
 func failures[D any](changes []*change[D]) ([]failedEntry, error) {
 	entries := []failedEntry{}
 	var errs []error
+	partly := false
 	for _, c := range changes {
+		partly = partly || c.partly || c.err == nil
 		if c.err != nil {
 			entries = append(entries, failedEntry{Table: c.name, Class: classOf(c.err), Error: oneLine(c.err.Error()), Hint: orNull(fault.HintOf(c.err))})
 			errs = append(errs, c.err)
@@ -133,7 +141,7 @@ func failures[D any](changes []*change[D]) ([]failedEntry, error) {
 	switch {
 	case len(errs) == 0:
 		return entries, nil
-	case len(errs) == 1 && len(changes) == 1:
+	case len(changes) == 1 && !partly:
 		return entries, errs[0]
 	}
 	classes := make([]fault.Class, 0, len(errs))
@@ -143,8 +151,11 @@ func failures[D any](changes []*change[D]) ([]failedEntry, error) {
 		texts = append(texts, err.Error())
 	}
 	class := worst(classes)
-	if len(errs) < len(changes) && !slices.Contains([]fault.Class{fault.Interrupted, fault.Timeout}, class) {
+	if partly && !slices.Contains([]fault.Class{fault.Interrupted, fault.Timeout}, class) {
 		class = fault.Data // a part of the work was done
+	}
+	if len(changes) == 1 {
+		return entries, fault.New(class, fault.HintOf(errs[0]), "%w", errs[0])
 	}
 	return entries, fault.New(class, fault.HintOf(errs[0]), "%d of %d tables failed: %s", len(errs), len(changes), strings.Join(texts, "; "))
 }

@@ -29,7 +29,10 @@ type book struct {
 	mu     sync.Mutex
 	events []Event
 	fail   error
+	refuse error
 }
+
+func (b *book) Check(context.Context, Querier, Table) error { return b.refuse }
 
 func (b *book) Record(ctx context.Context, tx pgx.Tx, _ Table, events []Event) error {
 	b.mu.Lock()

@@ -18,7 +18,16 @@ const (
 	KeptDefault     Reason = "default"
 	KeptFuture      Reason = "future"
 	KeptNoPolicy    Reason = "no_policy"
+	KeptFinding     Reason = "integrity_finding"
 )
+
+// Text is the reason with what can be done about it, where something can.
+func (r Reason) Text() string {
+	if r == KeptFinding {
+		return "integrity_finding: its latest verification found something wrong; auditdb verify-integrity shows it, and a clean one lifts this"
+	}
+	return string(r)
+}
 
 // Rule says which partitions have expired. All times are key values.
 type Rule struct {
@@ -29,6 +38,7 @@ type Rule struct {
 	Holds           []Bounds  // ranges with an active hold
 	ArchiveRequired bool
 	Archived        []Bounds // ranges with a verified archive
+	Findings        []Bounds // ranges whose latest verification found an error
 }
 
 // Kept is a partition that prune leaves alone, and why.
@@ -102,6 +112,8 @@ func (r Rule) reason(p Partition, now time.Time) Reason {
 		return KeptFuture
 	case slices.ContainsFunc(r.Holds, p.Overlaps):
 		return KeptHold
+	case slices.ContainsFunc(r.Findings, p.Equal):
+		return KeptFinding
 	case r.ArchiveRequired && !slices.ContainsFunc(r.Archived, p.Equal):
 		return KeptNotArchived
 	}

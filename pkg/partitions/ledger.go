@@ -33,6 +33,8 @@ type Event struct {
 
 // Ledger keeps evidence of what happened to partitions. A nil Ledger keeps none.
 type Ledger interface {
+	// Check says, before anything is planned, whether Record could not work for t: there is no key, or another than the log's.
+	Check(ctx context.Context, q Querier, t Table) error
 	// Record writes events in tx. It is the last thing that happens in tx before COMMIT, because it takes the log's lock; it runs as the
 	// role that connected, not as the table's owner.
 	Record(ctx context.Context, tx pgx.Tx, t Table, events []Event) error

@@ -69,6 +69,9 @@ const (
 
 // DraftPrune reads the table and plans which partitions to prune. It changes nothing, and refuses when the clocks disagree.
 func (w *Worker) DraftPrune(ctx context.Context, t Table, o PruneOptions) (*PruneDraft, error) {
+	if err := w.Check(ctx, t); err != nil {
+		return nil, err
+	}
 	db := w.o.DB.Pool()
 	if err := w.checkClock(ctx, db); err != nil {
 		return nil, err
@@ -99,7 +102,7 @@ func (w *Worker) DraftPrune(ctx context.Context, t Table, o PruneOptions) (*Prun
 	if err := w.leaveOut(ctx, db, d, o.Partition); err != nil {
 		return nil, err
 	}
-	sizes, err := ExactSizes(ctx, db, d.Goes)
+	sizes, err := w.ExactSizes(ctx, t, d.Goes)
 	if err != nil {
 		return nil, err
 	}
@@ -149,6 +152,9 @@ func (w *Worker) rule(ctx context.Context, q Querier, t Table, o PruneOptions) (
 		r.MaxDrop = *o.MaxDrop
 	}
 	if r.Holds, err = LoadHolds(ctx, q, t); err != nil {
+		return Rule{}, "", err
+	}
+	if r.Findings, err = LoadFindings(ctx, q, t); err != nil {
 		return Rule{}, "", err
 	}
 	r.Archived, err = LoadArchived(ctx, q, t)
@@ -202,6 +208,9 @@ func (d *PruneDraft) only(named string) error {
 	hint := ""
 	if k.Reason == KeptNoPolicy || k.Reason == KeptNotExpired {
 		hint = "say with --older-than from when on it may go"
+	}
+	if k.Reason == KeptFinding {
+		hint = "auditdb verify-integrity shows what is wrong; once it finds the partition clean, this is lifted"
 	}
 	return fault.New(fault.Refused, hint, "partition %s is not pruned: %s", k.Partition, k.Reason)
 }

@@ -1,8 +1,12 @@
 package partitions
 
 import (
+	"context"
+	"fmt"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"auditdb/internal/fault"
 )
@@ -119,7 +123,8 @@ func TestListKindsAndSizes(t *testing.T) {
 		`CREATE TABLE b1 PARTITION OF b FOR VALUES FROM ('2026-02-01Z') TO ('2026-02-02Z')`,
 		`INSERT INTO events SELECT '2026-01-01Z'::timestamptz + i * interval '1 minute', repeat('x', 100) FROM generate_series(1, 10000) i`,
 		`ANALYZE events`)
-	c := b.catalog(b.table("events"))
+	tab := b.table("events")
+	c := b.catalog(tab)
 	if c.Len() != 2 || c.All()[0].Kind != 'r' || c.All()[1].Kind != 'p' {
 		t.Fatalf("%+v", c.All())
 	}
@@ -127,11 +132,52 @@ func TestListKindsAndSizes(t *testing.T) {
 	if a.RowsEstimate != 10000 || !a.SizeEstimated || a.SizeBytes < 1<<20 {
 		t.Errorf("%+v", a)
 	}
-	sizes, err := ExactSizes(t.Context(), b.db.Pool(), c.All())
+	sizes, err := b.w.ExactSizes(t.Context(), tab, c.All())
 	if err != nil || sizes[a.OID] != value[int64](b, "SELECT pg_total_relation_size('public.a')") || sizes[c.All()[1].OID] != value[int64](b, "SELECT pg_total_relation_size('public.b1')") {
 		t.Errorf("%v, %v", sizes, err)
 	}
 	if _, ok := c.All()[1].Writable(); ok {
 		t.Error("a partition with partitions takes no rows itself")
 	}
+}
+
+// A partition that somebody has locked is waited for; when waiting ends, that session is named.
+func TestExactSizesWait(t *testing.T) {
+	t.Parallel()
+	b := fresh(t, `CREATE TABLE events (k timestamptz) PARTITION BY RANGE (k)`, `CREATE TABLE a PARTITION OF events FOR VALUES FROM ('2026-01-01Z') TO ('2026-02-01Z')`)
+	tab := b.table("events")
+	parts := b.catalog(tab).All()
+	tx, err := b.conn().Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pid int
+	if err := tx.QueryRow(t.Context(), "SELECT pg_backend_pid()").Scan(&pid); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), "LOCK TABLE events IN ACCESS EXCLUSIVE MODE"); err != nil {
+		t.Fatal(err)
+	}
+	b.o.Wait = 300 * time.Millisecond
+	impatient := NewWorker(b.o)
+	_, err = impatient.ExactSizes(t.Context(), tab, parts)
+	wantClass(t, err, fault.Locked)
+	if !strings.Contains(err.Error(), fmt.Sprintf("pid %d", pid)) {
+		t.Errorf("the holder is not named: %v", err)
+	}
+	_, err = impatient.CountRows(t.Context(), parts[0])
+	wantClass(t, err, fault.Locked)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for value[int64](b, "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = $1", parts[0].OID) == 0 && t.Context().Err() == nil {
+			<-time.After(10 * time.Millisecond)
+		}
+		if err := tx.Rollback(context.WithoutCancel(t.Context())); err != nil {
+			t.Error(err)
+		}
+	})
+	if sizes, err := b.w.ExactSizes(t.Context(), tab, parts); err != nil || len(sizes) != 1 {
+		t.Errorf("%v %v", sizes, err)
+	}
+	wg.Wait()
 }

@@ -293,24 +293,37 @@ func scanPartition(row pgx.CollectableRow, t Table) (Partition, error) {
 	return p, nil
 }
 
-// ExactSizes reads the sizes of partitions, with indexes and TOAST, from their files. It waits for their locks no longer than the session's
-// lock_timeout.
-func ExactSizes(ctx context.Context, q Querier, parts []Partition) (map[uint32]int64, error) {
+// ExactSizes reads the sizes of partitions of t, with indexes and TOAST, from their files. For a partition that somebody has locked it waits as
+// DDL does, up to Options.Wait, and then names who has.
+func (w *Worker) ExactSizes(ctx context.Context, t Table, parts []Partition) (map[uint32]int64, error) {
+	sizes := make(map[uint32]int64, len(parts))
+	if len(parts) == 0 {
+		return sizes, nil
+	}
 	oids := make([]uint32, len(parts))
 	for i, p := range parts {
 		oids[i] = p.OID
 	}
-	rows, err := q.Query(ctx, exactSizeSQL, oids)
-	if err != nil {
-		return nil, fmt.Errorf("measure partitions: %w", err)
+	err := w.read(ctx, "measure partitions of "+t.String(), func(tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, exactSizeSQL, oids)
+		if err != nil {
+			return err
+		}
+		var oid uint32
+		var size int64
+		_, err = pgx.ForEachRow(rows, []any{&oid, &size}, func() error { sizes[oid] = size; return nil })
+		return err
+	})
+	return sizes, err
+}
+
+// read runs fn, which only reads but needs table locks for that, as DDL would be run.
+func (w *Worker) read(ctx context.Context, what string, fn func(pgx.Tx) error) error {
+	err := w.o.DB.DDL(ctx, postgres.DDLOptions{LockTimeout: w.o.LockTimeout, Wait: w.o.Wait, What: what}, fn)
+	if err != nil && !strings.HasPrefix(err.Error(), what) {
+		return fmt.Errorf("%s: %w", what, err)
 	}
-	sizes := make(map[uint32]int64, len(parts))
-	var oid uint32
-	var size int64
-	if _, err := pgx.ForEachRow(rows, []any{&oid, &size}, func() error { sizes[oid] = size; return nil }); err != nil {
-		return nil, fmt.Errorf("measure partitions: %w", err)
-	}
-	return sizes, nil
+	return err
 }
 
 // The mark is a comment that prune puts on a partition before it detaches it: "auditdb prune "schema"."table" FOR VALUES FROM (…) TO (…)"

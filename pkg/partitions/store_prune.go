@@ -65,11 +65,15 @@ func dependents(ctx context.Context, q Querier, parts []Partition) (map[uint32]s
 }
 
 // CountRows returns how many rows a partition has: counted where it is small, else as ANALYZE last saw it; -1 when that is not known.
-func CountRows(ctx context.Context, q Querier, p Partition) (int64, error) {
+func (w *Worker) CountRows(ctx context.Context, p Partition) (rows int64, err error) {
 	if p.SizeBytes > countLimit {
 		return p.RowsEstimate, nil
 	}
-	return count(ctx, q, p)
+	err = w.read(ctx, "count rows of "+p.String(), func(tx pgx.Tx) error {
+		rows, err = count(ctx, tx, p)
+		return err
+	})
+	return rows, err
 }
 
 func count(ctx context.Context, q Querier, p Partition) (rows int64, err error) {
@@ -200,7 +204,12 @@ func (x *pruning) preflight(ctx context.Context, p Partition) error {
 			return err
 		}
 		var old []string
+		seen := map[int]bool{0: false} // one session has many locks
 		for _, b := range all {
+			if seen[b.PID] {
+				continue
+			}
+			seen[b.PID] = b.PID != 0
 			if b.Backend != "autovacuum worker" && (b.Age >= oldEnough || b.PID == 0) {
 				old = append(old, b.String())
 			}

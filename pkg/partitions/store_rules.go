@@ -2,11 +2,14 @@ package partitions
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
+
+	"auditdb/internal/postgres"
 )
 
 const (
@@ -20,7 +23,14 @@ SELECT lower(span), upper(span) + CASE WHEN upper_inc(span) THEN interval '1 mic
 	prunedSQL  = `
 SELECT DISTINCT p.part_from, p.part_to FROM auditdb.log_partition p JOIN auditdb.log l ON l.seq = p.seq
 WHERE p.table_id = $1 AND p.part_from < $3 AND p.part_to > $2 AND l.record LIKE 'auditdb/1 ' || $4 || chr(10) || '%'`
-	clockSQL = `SELECT clock_timestamp()`
+	findingSQL = `
+SELECT DISTINCT ON (1, 2) e->>'from', e->>'to', e->'ok' = 'true' FROM auditdb.job_run r,
+  jsonb_array_elements(CASE WHEN jsonb_typeof(r.summary->'partitions') = 'array' THEN r.summary->'partitions' ELSE '[]' END) e
+WHERE r.job = 'verify-integrity' AND r.finished_at IS NOT NULL AND e->'table_id' = to_jsonb($1::int) AND jsonb_typeof(e->'ok') = 'boolean'
+  AND e->>'from' IS NOT NULL AND e->>'to' IS NOT NULL
+ORDER BY 1, 2, r.started_at DESC`
+	logKeySQL = `SELECT key_id FROM auditdb.log ORDER BY seq DESC LIMIT 1`
+	clockSQL  = `SELECT clock_timestamp()`
 )
 
 // Policy is the retention of a table's whole partitions.
@@ -139,6 +149,51 @@ func LoadArchived(ctx context.Context, q Querier, t Table) ([]Bounds, error) {
 	return archived, wrap(err, "read the archives of %s", t)
 }
 
+// LoadFindings returns the ranges whose latest recorded verification found an error: a run of verify-integrity leaves in its summary the
+// partitions that it covered, as {"table_id", "from", "to", "ok"} with RFC 3339 times or min and max. Without that table, or the right to read
+// it, nothing is known to be wrong.
+func LoadFindings(ctx context.Context, q Querier, t Table) ([]Bounds, error) {
+	there, err := hasOwnTable(ctx, q, "job_run")
+	if err != nil || !there || t.ManagedID == nil {
+		return nil, err
+	}
+	var found []Bounds
+	rows, err := q.Query(ctx, findingSQL, *t.ManagedID)
+	if err == nil {
+		var from, to string
+		var ok bool
+		_, err = pgx.ForEachRow(rows, []any{&from, &to, &ok}, func() error {
+			if b, valid := recordedBounds(from, to); valid && !ok {
+				found = append(found, b)
+			}
+			return nil
+		})
+	}
+	if postgres.SQLState(err) == postgres.InsufficientPrivilege {
+		return nil, nil
+	}
+	return found, wrap(err, "read past verifications of %s", t)
+}
+
+// recordedBounds reads the ends of a range as records of the integrity log write them.
+func recordedBounds(from, to string) (b Bounds, ok bool) {
+	if b.FromMin = from == "min"; !b.FromMin {
+		at, err := time.Parse(time.RFC3339Nano, from)
+		if err != nil {
+			return Bounds{}, false
+		}
+		b.From = at.UTC()
+	}
+	if b.ToMax = to == "max"; !b.ToMax {
+		at, err := time.Parse(time.RFC3339Nano, to)
+		if err != nil {
+			return Bounds{}, false
+		}
+		b.To = at.UTC()
+	}
+	return b, true
+}
+
 // LoadPruned returns the ranges within b that the integrity log says were dropped, and those that it says were going to be detached, to be
 // dropped or to be kept in tables of their own.
 func LoadPruned(ctx context.Context, q Querier, t Table, b Bounds) (dropped, detached []Bounds, err error) {
@@ -150,6 +205,18 @@ func LoadPruned(ctx context.Context, q Querier, t Table, b Bounds) (dropped, det
 		detached, err = rangesOf(ctx, q, prunedSQL, false, *t.ManagedID, b.From, b.To, "detach")
 	}
 	return dropped, detached, wrap(err, "read the integrity log of %s", t)
+}
+
+// LogKey returns the id of the key that the integrity log was last written with; "" while nothing has been logged.
+func LogKey(ctx context.Context, q Querier) (id string, err error) {
+	there, err := hasOwnTable(ctx, q, "log")
+	if err != nil || !there {
+		return "", err
+	}
+	if err = q.QueryRow(ctx, logKeySQL).Scan(&id); errors.Is(err, pgx.ErrNoRows) {
+		return "", nil
+	}
+	return id, wrap(err, "read the integrity log")
 }
 
 // rangesOf reads ranges of timestamptz with open or infinite ends; flagged rows have a third column that says that the range is empty.

@@ -62,10 +62,21 @@ func (w *Worker) Locked(ctx context.Context, t Table, fn func(context.Context) e
 	return fn(locked)
 }
 
+// Check says whether changes of t's partitions would be refused for lack of evidence. It changes nothing.
+func (w *Worker) Check(ctx context.Context, t Table) error {
+	if w.o.Ledger == nil {
+		return nil
+	}
+	return w.o.Ledger.Check(ctx, w.o.DB.Pool(), t)
+}
+
 // DraftCreate reads the table and plans which partitions to make. It changes nothing.
 func (w *Worker) DraftCreate(ctx context.Context, t Table, o CreateOptions) (*Draft, error) {
 	if t.Key.Kind == KeyDate && t.Interval == Hourly {
 		return nil, fault.New(fault.Usage, "take --interval daily or longer", "table %s: dates have no hours", t)
+	}
+	if err := w.Check(ctx, t); err != nil {
+		return nil, err
 	}
 	db := w.o.DB.Pool()
 	c, err := Load(ctx, db, t)
