@@ -58,8 +58,12 @@ func newApp(in io.Reader, out, errOut io.Writer, now func() time.Time) *App {
 }
 
 // Postgres opens the configured database on first use; Main closes it. command is the command's path with dots or spaces,
-// e.g. "partition.create", and becomes a part of application_name. No database named anywhere is a configuration error (2).
+// e.g. "partition.create", and becomes a part of application_name. No database named anywhere is a configuration error (2). With
+// redis.required a command that changes something is refused (3) while Redis does not answer, dry or not.
 func (a *App) Postgres(ctx context.Context, command string) (*postgres.DB, error) {
+	if err := a.requireRedis(ctx, command); err != nil {
+		return nil, err
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.db != nil {

@@ -118,7 +118,7 @@ func addGlobalFlags(root *cobra.Command) {
 	f := root.PersistentFlags()
 	f.String("config", "", "configuration `FILE` (default: $AUDITDB_CONFIG, ./auditdb.yaml, …)")
 	f.String("database-url", "", "`URL` of the database, without a password: others can see the command line")
-	f.String("redis-url", "", "`URL` of Redis")
+	f.String("redis-url", "", "`URL` of Redis, optional unless redis.required is set")
 	f.StringP("output", "o", "table", "`FORMAT` of the answer: table, json, yaml; where it is one list also csv, ndjson")
 	durationFlag(f, "timeout", 0, "end the command after this time, exit 124 (0: never)")
 	durationFlag(f, "lock-timeout", 100*time.Millisecond, "limit of one attempt at a table lock")

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"time"
 
 	"auditdb/internal/fault"
@@ -17,6 +19,9 @@ import (
 func (a *App) Redis(ctx context.Context) (*redis.Client, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.Config.Redis.URL == "" && a.Config.Redis.Required {
+		return nil, noRedisNamed()
+	}
 	if a.redis != nil || a.Config.Redis.URL == "" || a.redisGone {
 		return a.redis, nil
 	}
@@ -33,6 +38,24 @@ func (a *App) Redis(ctx context.Context) (*redis.Client, error) {
 	a.redisGone = true
 	a.Log.LogAttrs(ctx, slog.LevelWarn, oneLine(fmt.Sprintf("going on without Redis, with PostgreSQL's locks alone: %v", err)))
 	return nil, nil
+}
+
+func noRedisNamed() error {
+	return fault.New(fault.Config, "name it with redis.url (AUDITDB_REDIS_URL), or set redis.required to false", "redis is required, but no address of it is configured")
+}
+
+// requireRedis opens Redis before a command that changes something, where redis.required is set.
+func (a *App) requireRedis(ctx context.Context, command string) error {
+	if !a.Config.Redis.Required || slices.Contains(readers(), strings.ReplaceAll(command, " ", ".")) {
+		return nil
+	}
+	_, err := a.Redis(ctx)
+	return err
+}
+
+// readers are the commands that open the database and change nothing in it.
+func readers() []string {
+	return []string{"doctor", "migrate.status", "partition.list", "verify-integrity"}
 }
 
 // StartJob records a run of the command called name in auditdb.job_run; Main finishes it with the exit code. tableID is the managed
