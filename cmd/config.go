@@ -1,6 +1,7 @@
 package cmd
 
 import (
+	"context"
 	"os"
 	"slices"
 	"strings"
@@ -8,7 +9,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"auditdb/internal/config"
+	"auditdb/internal/fault"
 	"auditdb/internal/output"
+	"auditdb/internal/postgres"
+	"auditdb/internal/redis"
+	"auditdb/pkg/integrity"
 )
 
 func newConfigCmd(app *App) *cobra.Command {
@@ -77,13 +82,16 @@ func newConfigValidateCmd(app *App) *cobra.Command {
 		Use:   "validate",
 		Short: "Check the configuration: exit 2 where it cannot be used",
 		Long: "The configuration file, the environment and the flags are read as every command reads them; nothing is connected to.\n" +
-			"Environment variables that look like settings but are none are warnings.",
+			"Addresses must be readable and key files usable. Environment variables that look like settings but are none are warnings.",
 		Example: "  auditdb config validate\n  auditdb config validate --config auditdb.yaml -o json",
-		RunE:    func(*cobra.Command, []string) error { return validateConfig(app) },
+		RunE:    func(cmd *cobra.Command, _ []string) error { return validateConfig(cmd.Context(), app) },
 	}
 }
 
-func validateConfig(app *App) error {
+func validateConfig(ctx context.Context, app *App) error {
+	if err := unusable(ctx, app); err != nil {
+		return err
+	}
 	doc := configValidateDoc{OK: true, File: orNull(app.Config.File), Warnings: strangers(os.Environ())}
 	return app.Emit("config validate", doc, func(t *output.Table) {
 		for _, w := range doc.Warnings {
@@ -95,6 +103,49 @@ func validateConfig(app *App) error {
 		}
 		t.Line("%s is valid.", app.Config.File)
 	})
+}
+
+// unusable looks whether the settings can be used, as far as that can be told without connecting, and names each that cannot.
+func unusable(ctx context.Context, app *App) error {
+	c := app.Config
+	var problems []string
+	hint := ""
+	check := func(key string, err error) {
+		if err == nil {
+			return
+		}
+		for _, s := range c.Settings() {
+			if s.Key == key && s.Origin != "" {
+				key = s.Origin + ": " + key
+			}
+		}
+		problems = append(problems, key+": "+oneLine(err.Error()))
+		if hint == "" {
+			hint = fault.HintOf(err)
+		}
+	}
+	if c.NamesDatabase() {
+		check("database.url", postgres.CheckURL(ctx, c.Database.URL))
+	}
+	for _, replica := range c.Database.Replicas {
+		check("database.replicas", postgres.CheckURL(ctx, replica))
+	}
+	if c.Redis.URL != "" {
+		check("redis.url", redis.CheckURL(c.Redis.URL))
+	} else if c.Redis.Required {
+		check("redis.required", noRedisNamed())
+	}
+	if _, err := loadKeys(app); err != nil {
+		check("integrity.key_file", err)
+	}
+	if c.Integrity.PublicKeyFile != "" {
+		_, err := integrity.LoadPublic(c.Integrity.PublicKeyFile)
+		check("integrity.public_key_file", err)
+	}
+	if len(problems) == 0 {
+		return nil
+	}
+	return fault.New(fault.Config, hint, "config validate: %s", strings.Join(problems, "; "))
 }
 
 // strangers lists environment variables with our prefix that set nothing.
