@@ -111,13 +111,13 @@ func doctorTable(t *output.Table, doc doctorDoc) {
 			t.Line("What to do:")
 		}
 		said[*c.Hint] = true
-		t.Verbatim("  " + *c.Hint)
+		t.Line("  %s", *c.Hint)
 	}
 }
 
 func checkRedis(ctx context.Context, app *App) []doctor.Check {
 	const name = "redis"
-	if app.Config.Redis.URL == "" {
+	if app.Config.Redis.URL == "" && !app.Config.Redis.Required {
 		return []doctor.Check{doctor.New("all", name, doctor.Skipped, "", "not configured: PostgreSQL's locks alone, which is enough")}
 	}
 	client, err := app.Redis(ctx)

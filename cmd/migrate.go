@@ -239,7 +239,7 @@ func emitMigrate(app *App, command string, doc migrateDoc, started time.Time) er
 		}
 		for _, s := range doc.Plan.Steps {
 			t.Line("-- %s: %s", s.Name, s.Reason)
-			t.Verbatim(s.SQL + ";")
+			t.Line("%s;", s.SQL)
 		}
 	})
 }

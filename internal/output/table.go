@@ -26,13 +26,13 @@ const narrowest = 20
 type Table struct{ parts []part }
 
 type part struct {
-	line     string
-	verbatim bool
-	header   []string
-	rows     [][]any
+	line   string
+	header []string
+	rows   [][]any
 }
 
-// Line adds a line of text, which is wrapped between words where it is too wide. A line that begins with -- is a comment and stays one.
+// Line adds a line of text, which is wrapped between words where it is too wide. A line that begins with -- is a comment and stays one;
+// one that ends with a semicolon is a statement, which stays whole so that it can be pasted.
 func (t *Table) Line(format string, args ...any) {
 	line := format
 	if len(args) > 0 {
@@ -40,9 +40,6 @@ func (t *Table) Line(format string, args ...any) {
 	}
 	t.parts = append(t.parts, part{line: line})
 }
-
-// Verbatim adds lines that are shown as they are, such as SQL to be pasted.
-func (t *Table) Verbatim(text string) { t.parts = append(t.parts, part{line: text, verbatim: true}) }
 
 // Header starts a new table with these columns. A table without rows is left out.
 func (t *Table) Header(columns ...string) {
@@ -176,7 +173,7 @@ func (p *Printer) writeTable(w io.Writer, draw func(*Table)) error {
 	}
 	for i, part := range t.parts {
 		if part.header == nil {
-			if _, err := fmt.Fprintln(w, p.lineOf(part)); err != nil {
+			if _, err := fmt.Fprintln(w, p.wrapped(part.line)); err != nil {
 				return err
 			}
 			continue
@@ -273,22 +270,23 @@ func (p *Printer) width() int {
 	return defaultWidth
 }
 
-// lineOf wraps a line of text. What follows the first line is indented two more, or goes on as a comment.
-func (p *Printer) lineOf(l part) string {
+// wrapped breaks a line of text between words. What follows the first line is indented two more, or goes on as a comment.
+func (p *Printer) wrapped(s string) string {
 	width := p.width()
-	if l.verbatim || displaywidth.String(l.line) <= width || strings.Contains(l.line, "\n") {
-		return l.line
+	text := strings.TrimLeft(s, " ")
+	comment := strings.HasPrefix(text, "-- ")
+	if displaywidth.String(s) <= width || strings.Contains(s, "\n") || strings.HasSuffix(s, ";") && !comment {
+		return s
 	}
-	text := strings.TrimLeft(l.line, " ")
-	indent := l.line[:len(l.line)-len(text)] + "  "
-	if strings.HasPrefix(text, "-- ") {
-		indent = l.line[:len(l.line)-len(text)] + "--   "
+	indent := s[:len(s)-len(text)] + "  "
+	if comment {
+		indent = s[:len(s)-len(text)] + "--   "
 	}
-	lines := wrapLine(l.line, width)
-	rest := strings.TrimPrefix(l.line, lines[0])
-	if strings.TrimSpace(lines[0]) == "" || len(lines) == 1 {
-		return l.line
+	lines := wrapLine(s, width)
+	if len(lines) == 1 {
+		return s
 	}
+	rest := strings.TrimPrefix(s, lines[0])
 	return strings.Join(append(lines[:1], indented(strings.TrimLeft(rest, " "), indent, width)...), "\n")
 }
 
