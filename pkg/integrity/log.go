@@ -13,6 +13,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"auditdb/internal/fault"
+	"auditdb/internal/postgres"
 	"auditdb/pkg/audit"
 )
 
@@ -140,6 +141,21 @@ func (l *Log) Append(ctx context.Context, tx pgx.Tx, at time.Time, entries []Ent
 	l.tail = next
 	l.mu.Unlock()
 	return Appended{Checkpoint: w.checkpoint, Seqs: seqs}, nil
+}
+
+// Check tells beforehand whether Append would be refused: with a key or an origin that is not the log's, or at a damaged end. It takes
+// no lock and writes nothing.
+func (l *Log) Check(ctx context.Context, db *postgres.DB) error {
+	var end logEnd
+	err := db.TxWith(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) (err error) {
+		end, err = readTail(ctx, tx)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("read the end of the integrity log: %w", err)
+	}
+	_, err = l.accept(end, tail{})
+	return err
 }
 
 func (l *Log) known() tail {

@@ -238,3 +238,43 @@ func TestIsEmpty(t *testing.T) {
 		f.batch(0, 1)
 	}
 }
+
+// Check refuses what Append would, without a lock and without writing.
+func TestCheck(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	if err := f.log.Check(t.Context(), f.db); err != nil {
+		t.Errorf("an empty log: %v", err)
+	}
+	f.batch(0, 5)
+	records := f.int("SELECT count(*) FROM auditdb.log")
+	other, err := Generate("test.example/log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	named, err := f.log.Keys().WithOrigin("another.example/log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = f.db.Tx(t.Context(), func(tx pgx.Tx) error { // somebody is appending
+		if _, err := tx.Exec(t.Context(), "SELECT pg_advisory_xact_lock($1)", postgres.LockKey("log")); err != nil {
+			return err
+		}
+		if err := NewLog(f.log.Keys()).Check(t.Context(), f.db); err != nil {
+			t.Errorf("the log's key: %v", err)
+		}
+		for _, keys := range []*Keys{other, named} {
+			if err := NewLog(keys).Check(t.Context(), f.db); fault.ClassOf(err) != fault.Config {
+				t.Errorf("key %s of %s: %v", keys.ID(), keys.Origin(), err)
+			}
+		}
+		return nil
+	})
+	if err != nil || f.int("SELECT count(*) FROM auditdb.log") != records {
+		t.Error("the log has grown", err)
+	}
+	f.exec("DELETE FROM auditdb.checkpoint")
+	if err := NewLog(f.log.Keys()).Check(t.Context(), f.db); fault.ClassOf(err) != fault.Integrity {
+		t.Errorf("a damaged end: %v", err)
+	}
+}

@@ -51,19 +51,30 @@ LEFT JOIN LATERAL (SELECT size, root, note FROM auditdb.checkpoint ORDER BY size
 // in one round trip.
 func lockTail(ctx context.Context, tx pgx.Tx, known tail, tables []int16) (logEnd, error) {
 	var end logEnd
-	var root []byte
 	b := &pgx.Batch{}
 	b.Queue(sqlLock, postgres.LockKey(logLock))
-	b.Queue(sqlTail, known.edge.size, known.root[:], tables).QueryRow(func(row pgx.Row) error {
-		return row.Scan(&end.size, &end.keyID, &end.isolation, &end.durable, &end.checkpointSize, &root, &end.note, &end.edge, &end.touched)
-	})
-	if err := tx.SendBatch(ctx, b).Close(); err != nil {
-		return end, err
+	b.Queue(sqlTail, known.edge.size, known.root[:], tables).QueryRow(end.scan)
+	err := tx.SendBatch(ctx, b).Close()
+	return end, err
+}
+
+// readTail reads the log's end without its lock: somebody may be appending.
+func readTail(ctx context.Context, tx pgx.Tx) (end logEnd, err error) {
+	var none tlog.Hash
+	err = end.scan(tx.QueryRow(ctx, sqlTail, int64(0), none[:], []int16{}))
+	return end, err
+}
+
+// scan reads what sqlTail gives.
+func (e *logEnd) scan(row pgx.Row) error {
+	var root []byte
+	if err := row.Scan(&e.size, &e.keyID, &e.isolation, &e.durable, &e.checkpointSize, &root, &e.note, &e.edge, &e.touched); err != nil {
+		return err
 	}
 	if len(root) == tlog.HashSize {
-		end.root = tlog.Hash(root)
+		e.root = tlog.Hash(root)
 	}
-	return end, nil
+	return nil
 }
 
 // queueDurable makes this transaction's commit wait for the disk even where the session does not.

@@ -312,7 +312,7 @@ func TestInterruptedReport(t *testing.T) {
 			cancel(stop)
 		}
 	}})
-	if err == nil || context.Cause(ctx) != stop || r == nil || r.OK || !r.Broken || !r.Incomplete || r.RowsChecked != 50 {
+	if err == nil || !errors.Is(context.Cause(ctx), stop) || r == nil || r.OK || !r.Broken || !r.Incomplete || r.RowsChecked != 50 {
 		t.Errorf("%v: %+v", err, r)
 	}
 	if got := verdictsOf(r); got != "1 2024-01-01T00:00:00.000000Z 2024-02-01T00:00:00.000000Z true" {
