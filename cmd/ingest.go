@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"context"
+	"fmt"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -24,6 +25,8 @@ type ingestDoc struct {
 	DryRun bool             `json:"dry_run"`
 	Sample []map[string]any `json:"sample"` // dry run: the first events as they would be stored
 	Plan   plan.Plan        `json:"plan"`   // partitions to make
+
+	stopped bool // by an error, before everything was read
 }
 
 type ingestOptions struct {
@@ -45,7 +48,8 @@ func newIngestCmd(app *App) *cobra.Command {
 		Long: "Reads NDJSON, JSON arrays, {\"Records\": […]} and CSV with a header, gzip and zstd by their content, and copies the events straight\n" +
 			"into the partitions. Each batch is recorded in the integrity log as it commits; the last signed checkpoint is the receipt.\n" +
 			"The same source again, after a crash or grown since, adds what is missing; a source whose committed part has changed is refused\n" +
-			"(exit 6). An event whose event_uid and timestamp are there already counts as duplicate. Bad records go to --rejects.",
+			"(exit 6). An event whose event_uid and timestamp are there already counts as duplicate. Bad records go to --rejects.\n" +
+			"Files in a folder that are neither JSON nor CSV with a header of ours are named and left out.",
 		Example: "  auditdb ingest events.ndjson.gz\n  auditdb ingest --mapping cloudtrail --create-partitions /var/log/cloudtrail\n" +
 			"  auditdb ingest --source app-1 --rejects bad.ndjson - < events.ndjson\n  auditdb ingest --dry-run events.csv -o json",
 		Args: cobra.ArbitraryArgs,
@@ -198,13 +202,26 @@ func ingestAndReport(ctx context.Context, app *App, o ingestOptions, opts ingest
 		"sources": len(sources), "read": doc.Read, "skipped": doc.Skipped, "inserted": doc.Inserted, "duplicate": doc.Duplicate, "rejected": doc.Rejected,
 		"batches": doc.Batches, "bytes": doc.Bytes,
 	})
-	if err != nil && doc.Batches == 0 && doc.Skipped == 0 {
+	if err != nil && !doc.Begun {
 		return err
 	}
+	doc.stopped = err != nil
+	warnLeftOut(app, doc.LeftOut)
 	if emitErr := app.Emit("ingest", doc, doc.table); emitErr != nil {
 		return emitErr
 	}
 	return err
+}
+
+// warnLeftOut names the files of folders that were not read.
+func warnLeftOut(app *App, files []ingest.LeftOut) {
+	for i, f := range files {
+		if i == maxShown {
+			app.Warn("%s in folders were left out in all", countOf(len(files), "file"))
+			return
+		}
+		app.Warn("%s left out: %s", f.Name, f.Reason)
+	}
 }
 
 // maxShown is how many rejected records are shown one by one.
@@ -250,7 +267,14 @@ func (d *ingestDoc) table(t *output.Table) {
 	if n := len(d.Sources); n > 1 {
 		t.Row(countOf(n, "source"), d.Read, d.Skipped, d.Inserted, d.Duplicate, d.Rejected)
 	}
-	t.Line("%s in %s: %.0f a second", countOf(int(d.Inserted), "row"), output.HumanDuration(seconds(d.ElapsedSeconds)), d.RowsPerSecond)
+	what := rowsIn(d.Inserted, d.ElapsedSeconds, d.RowsPerSecond)
+	switch {
+	case d.DryRun:
+		what = "Would insert " + what
+	case d.stopped:
+		what = "Stopped early, committed: " + what
+	}
+	t.Line("%s", what)
 	for _, p := range d.Created {
 		t.Line("Partition %s: %s to %s", p.Name, p.From.Format(time.RFC3339), p.To.Format(time.RFC3339))
 	}
@@ -264,4 +288,15 @@ func (d *ingestDoc) table(t *output.Table) {
 	}
 }
 
-func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
+// rowsIn is a line such as "200,000 rows in 2.3 s, 87,217 rows/s".
+func rowsIn(n int64, elapsed, rate float64) string {
+	noun := "rows"
+	if n == 1 {
+		noun = "row"
+	}
+	took := fmt.Sprintf("%.1f s", elapsed)
+	if elapsed >= 60 {
+		took = output.HumanDuration(time.Duration(elapsed * float64(time.Second)))
+	}
+	return fmt.Sprintf("%s %s in %s, %s rows/s", output.Cell(n), noun, took, output.Cell(int64(rate)))
+}

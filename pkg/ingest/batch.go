@@ -42,6 +42,7 @@ type batch struct {
 	outside []int32 // rows that no partition takes
 	hasUID  bool
 	entries []integrity.Entry // of the shares, when the table's integrity is on
+	atLog   bool              // its transaction has come to the log
 	salts   []byte
 	seen    map[uint64]int32
 }

@@ -52,15 +52,52 @@ func (c *committer) commit(ctx context.Context, b *batch) error {
 	var out outcome
 	err := postgres.Retry(ctx, c.run.retry(), func(ctx context.Context) (err error) {
 		if out, err = c.attempt(ctx, b, readBack); err != nil {
+			err = c.blocked(ctx, b, err)
 			c.reset(ctx)
 		}
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("%s, records %d to %d: %w", b.chunk.src.Name, b.chunk.first, b.chunk.first+int64(len(b.chunk.records))-1, plainError(err))
+		return b.failed(err)
 	}
 	c.run.done(b, out.counts, out.checkpoint, out.rejects)
 	return nil
+}
+
+// failed says which records an error is about, where it does not say so itself.
+func (b *batch) failed(err error) error {
+	var over *limitError
+	if errors.As(err, &over) {
+		return err
+	}
+	var locked *lockedError
+	if errors.As(err, &locked) {
+		err = locked.err
+	}
+	return fmt.Errorf("%s, records %d to %d: %w", b.chunk.src.Name, b.chunk.first, b.chunk.first+int64(len(b.chunk.records))-1, plainError(err))
+}
+
+// lockedError stands for a lock that was not to be had within the time for it. It hides the server's error, after which the batch would
+// be tried again.
+type lockedError struct{ err error }
+
+// Error is the message of what it stands for.
+func (e *lockedError) Error() string { return e.err.Error() }
+
+// blocked names who holds a lock that the batch did not get in time; other errors stay as they are.
+func (c *committer) blocked(ctx context.Context, b *batch, err error) error {
+	if postgres.SQLState(err) != postgres.LockNotAvailable || fault.ClassOf(err) != "" {
+		return err
+	}
+	holders, lookErr := c.run.db.Holders(ctx, logLock)
+	if lookErr == nil && len(holders) > 0 && b.atLog {
+		return &lockedError{fault.New(fault.Locked, "wait for that run to end", "%w: the integrity log is held by %s", err, holders[0])}
+	}
+	oids := []uint32{c.run.opts.Table.OID}
+	for _, s := range b.shares {
+		oids = append(oids, s.leaf.oid)
+	}
+	return &lockedError{integrity.Blocked(ctx, c.run.db, oids, true, err)}
 }
 
 // plainError keeps the values of rows out of messages: those stand in the detail and the context of a server's error only.
@@ -156,7 +193,7 @@ func (c *committer) dropKnown(ctx context.Context, b *batch) error {
 	if len(uids) == 0 {
 		return nil
 	}
-	found, err := findEvents(ctx, c.conn, c.run.ident, uids, at)
+	found, err := c.findEvents(ctx, uids, at)
 	if err != nil {
 		return err
 	}
@@ -171,9 +208,23 @@ func (c *committer) dropKnown(ctx context.Context, b *batch) error {
 	return c.run.seal(ctx, c.hasher, b)
 }
 
+// findEvents looks in a transaction, which waits for table locks as long as that of a batch does.
+func (c *committer) findEvents(ctx context.Context, uids []string, at []time.Time) ([]int, error) {
+	tx, err := c.conn.BeginTx(ctx, pgx.TxOptions{BeginQuery: beginSQL(c.run.opts.Wait)})
+	if err != nil {
+		return nil, fmt.Errorf("begin: %w", err)
+	}
+	defer func() {
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		_ = tx.Rollback(undo) // only looked
+	}()
+	return findEvents(ctx, tx, c.run.ident, uids, at)
+}
+
 // once runs the batch's transaction: rows, checks, rejects on disk, log and range, COMMIT.
 func (c *committer) once(ctx context.Context, b *batch, readBack bool) (out outcome, err error) {
-	tx, err := c.conn.BeginTx(ctx, pgx.TxOptions{BeginQuery: beginSQL})
+	tx, err := c.conn.BeginTx(ctx, pgx.TxOptions{BeginQuery: beginSQL(c.run.opts.Wait)})
 	if err != nil {
 		return out, fmt.Errorf("begin: %w", err)
 	}
@@ -184,6 +235,7 @@ func (c *committer) once(ctx context.Context, b *batch, readBack bool) (out outc
 			_ = tx.Rollback(undo) // a connection that cannot is dropped by whoever sees the error
 		}
 	}()
+	b.atLog = false
 	if err = c.copyRows(ctx, b); err != nil {
 		return out, err
 	}
@@ -217,6 +269,7 @@ func (c *committer) once(ctx context.Context, b *batch, readBack bool) (out outc
 	if err != nil {
 		return out, err
 	}
+	b.atLog = true
 	if out.checkpoint, err = c.record(ctx, tx, b, id, out.counts); err != nil {
 		return out, err
 	}
@@ -378,7 +431,7 @@ const logLock = "log"
 
 // lookUp finds out whether a COMMIT without an answer arrived. The lock makes it wait for a transaction that is still committing.
 func (c *committer) lookUp(ctx context.Context, b *batch) (outcome, bool, error) {
-	tx, err := c.conn.BeginTx(ctx, pgx.TxOptions{BeginQuery: beginSQL})
+	tx, err := c.conn.BeginTx(ctx, pgx.TxOptions{BeginQuery: beginSQL(c.run.opts.Wait)})
 	if err != nil {
 		return outcome{}, false, fmt.Errorf("begin: %w", err)
 	}

@@ -24,6 +24,9 @@ type csvColumn struct {
 
 // newNativeCSV reads the header. Without unknown, a name that is no column refuses the whole file.
 func newNativeCSV(header []byte, local *time.Location, unknown bool) (*nativeCSV, error) {
+	if separator := foreignSeparator(header); separator != "" {
+		return nil, fault.New(fault.Data, "write it with commas, and with quotes around fields that hold one", "CSV header: its fields are separated by %s, not by commas", separator)
+	}
 	m := &nativeCSV{local: local}
 	seen := map[column]bool{}
 	fields := csvFields{rest: header}

@@ -336,6 +336,11 @@ func TestKeyIsNeeded(t *testing.T) {
 	if fault.ClassOf(err) != fault.Config || !strings.Contains(fault.HintOf(err), "integrity keygen") {
 		t.Errorf("error %v, hint %q", err, fault.HintOf(err))
 	}
+	b.opts.DryRun = true
+	if _, err := b.try(path); fault.ClassOf(err) != fault.Config {
+		t.Errorf("dry run: error %v", err)
+	}
+	b.opts.DryRun = false
 	b.exec(`UPDATE auditdb.managed_table SET integrity = 'off'`)
 	if rep := b.run(path); rep.Inserted != 10 || rep.Checkpoint != nil {
 		t.Errorf("integrity off: %+v", rep)

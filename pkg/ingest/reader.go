@@ -59,10 +59,15 @@ func (r *run) readSource(ctx context.Context, s *source) error {
 	defer in.close()
 	rd := &reading{run: r, src: s, win: newWindow(in), record: 1}
 	if err := rd.all(ctx); err != nil {
+		var foreign *foreignError
+		if errors.As(err, &foreign) {
+			r.leaveOut(s, foreign)
+			return nil
+		}
 		return r.sourceError(s, err)
 	}
 	if s.sum, s.size, err = in.sum(); err != nil {
-		return fmt.Errorf("read %s: %w", s.Name, err)
+		return s.about("read", err)
 	}
 	s.mu.Lock()
 	s.whole = true
@@ -72,7 +77,7 @@ func (r *run) readSource(ctx context.Context, s *source) error {
 
 // sourceError keeps an error that concerns this source's content alone, and returns any other.
 func (r *run) sourceError(s *source, err error) error {
-	err = fmt.Errorf("read %s: %w", s.Name, err)
+	err = s.about("read", err)
 	if fault.ClassOf(err) != fault.Data {
 		return err
 	}
@@ -81,6 +86,22 @@ func (r *run) sourceError(s *source, err error) error {
 	s.mu.Unlock()
 	r.keep(err)
 	return nil
+}
+
+// foreignError says why a file in a folder does not look like one of events.
+type foreignError struct{ reason string }
+
+// Error is the reason.
+func (e *foreignError) Error() string { return e.reason }
+
+// leaveOut takes a file that was found in a folder, and is none of ours, out of the run.
+func (r *run) leaveOut(s *source, why *foreignError) {
+	s.mu.Lock()
+	s.leftOut = true
+	s.mu.Unlock()
+	r.mu.Lock()
+	r.report.LeftOut = append(r.report.LeftOut, LeftOut{Name: s.Name, Reason: why.reason})
+	r.mu.Unlock()
 }
 
 func (rd *reading) all(ctx context.Context) error {
@@ -123,8 +144,12 @@ func (rd *reading) begin() error {
 		format = known.format
 	}
 	var err error
+	guessed := format == ""
 	if rd.split, format, err = newSplitter(rd.win, format); err != nil {
 		return err
+	}
+	if guessed && rd.src.found && format == FormatCSV && (rd.run.opts.Mapping.Name != MappingNative || !isHeader(rd.win.ahead(detectWithin))) {
+		return &foreignError{"its content is neither JSON nor CSV with a header that names a column"}
 	}
 	if known.id != 0 && known.format != format {
 		return errChanged(rd.src.Name, "it was read as "+known.format)
@@ -141,7 +166,7 @@ func (rd *reading) mapper(format string) (mapper, error) {
 		return m.newMapper(), nil
 	}
 	if m.Name != MappingNative {
-		return nil, fault.New(fault.Usage, "", "mapping %s does not read CSV", m.Name)
+		return nil, fault.New(fault.Data, "--mapping native reads CSV", "it looks like CSV, which mapping %s does not read", m.Name)
 	}
 	header, rec, err := rd.split.next(nil)
 	switch {

@@ -17,7 +17,7 @@ func (c *committer) rehearse(ctx context.Context, b *batch) error {
 		return err
 	}
 	if err := c.dropKnown(ctx, b); err != nil {
-		return err
+		return b.failed(c.blocked(ctx, b, err))
 	}
 	rejects := b.rejects()
 	if err := c.run.reserve(rejects); err != nil {

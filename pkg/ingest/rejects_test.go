@@ -169,7 +169,8 @@ func TestRejectLimit(t *testing.T) {
 		t.Fatalf("report %+v, error %v", rep, err)
 	}
 	b.opts.MaxBad = 1
-	if rep, err = b.try(source); err == nil || rep.Rejected != 1 || b.rows() != 19 || !strings.Contains(err.Error(), "record 24") {
+	if rep, err = b.try(source); err == nil || rep.Rejected != 1 || b.rows() != 19 || !strings.Contains(err.Error(), "record 24") ||
+		!strings.HasPrefix(err.Error(), "the limit of 1 rejected records") || strings.Count(err.Error(), source) != 1 {
 		t.Fatalf("limit 1: report %+v, error %v, %d rows", rep, err, b.rows())
 	}
 	if rep = b.run(source); rep.Rejected != 1 || b.rows() != 25 {

@@ -29,6 +29,12 @@ type SourceReport struct {
 	Counts
 }
 
+// LeftOut is a file in a folder that is not of events.
+type LeftOut struct {
+	Name   string `json:"name"`
+	Reason string `json:"reason"`
+}
+
 // NewPartition is a partition that a run made.
 type NewPartition struct {
 	Name string    `json:"name"`
@@ -40,10 +46,14 @@ type NewPartition struct {
 type Report struct {
 	Sources []SourceReport `json:"sources"`
 	Counts
-	Created        []NewPartition        `json:"created"` // partitions made, or in a dry run those that would be
+	LeftOut        []LeftOut             `json:"left_out"` // files in folders that were not read
+	Created        []NewPartition        `json:"created"`  // partitions made, or in a dry run those that would be
 	Batches        int64                 `json:"batches"`
 	Bytes          int64                 `json:"bytes"`      // of the records read, decompressed
 	Checkpoint     *integrity.Checkpoint `json:"checkpoint"` // the receipt: covers everything inserted; null when nothing was, or integrity is off
 	ElapsedSeconds float64               `json:"elapsed_seconds"`
 	RowsPerSecond  float64               `json:"rows_per_second"`
+
+	// Begun is false where the run was refused before anything was read.
+	Begun bool `json:"-"`
 }

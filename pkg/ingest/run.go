@@ -128,9 +128,11 @@ func newRun(ctx context.Context, o Options) (*run, error) {
 	switch {
 	case settings.encoding != "UTF8":
 		return nil, fault.New(fault.Usage, "auditdb needs a database with encoding UTF8", "the database's encoding is %s", settings.encoding)
+	case o.Format == FormatCSV && o.Mapping.Name != MappingNative:
+		return nil, fault.New(fault.Usage, "leave --format out, or use --mapping native", "mapping %s does not read CSV", o.Mapping.Name)
 	case !settings.blockIDs:
 		return nil, fault.New(fault.Usage, "insert its rows with SQL and seal them: auditdb integrity seal", "table %s has no room for block ids (its id is an integer): it cannot be ingested into", o.Table)
-	case settings.integrity && o.Log == nil && !o.DryRun:
+	case settings.integrity && o.Log == nil:
 		return nil, fault.New(fault.Config, "make one with auditdb integrity keygen -f FILE and set integrity.key_file", "ingest needs the integrity key: %s has integrity on", o.Table)
 	}
 	if err := checkColumns(ctx, o.DB.Pool(), o.Table.OID); err != nil {
@@ -143,6 +145,11 @@ func newRun(ctx context.Context, o Options) (*run, error) {
 		opts: o, db: o.DB, mappingSum: o.Mapping.digest(), tableID: tableID, ident: o.Table.Ident(), seed: maphash.MakeSeed(),
 		table:  &integrity.Table{ID: tableID, OID: o.Table.OID, Schema: o.Table.Schema, Name: o.Table.Name, KeyColumn: colTimestamp.name(), Format: audit.AuditLog()},
 		chunks: make(chan *chunk, 2*o.Jobs+1), batches: make(chan *batch, 2*o.Jobs), read: make(chan *chunk), ready: make(chan *batch),
+	}
+	if o.Log != nil {
+		if err := postgres.Retry(ctx, r.retry(), func(ctx context.Context) error { return o.Log.Check(ctx, o.DB) }); err != nil {
+			return nil, err
+		}
 	}
 	r.fixed = &fixed{set: o.Mapping.set, latency: o.Mapping.latency, maxAhead: o.MaxAhead}
 	if r.fixed.defaults, err = loadDefaults(ctx, o.DB.Pool(), o.Table.OID); err != nil {
@@ -230,11 +237,13 @@ func (r *run) finalReport(all []*source) Report {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	rep := r.report
-	rep.Sources = make([]SourceReport, 0, len(all))
+	rep.Sources, rep.Begun = make([]SourceReport, 0, len(all)), true
 	for _, s := range all {
 		s.mu.Lock()
-		rep.Sources = append(rep.Sources, s.report)
-		rep.add(s.report.Counts)
+		if !s.leftOut {
+			rep.Sources = append(rep.Sources, s.report)
+			rep.add(s.report.Counts)
+		}
 		s.mu.Unlock()
 	}
 	return rep
@@ -363,11 +372,34 @@ func (r *run) reserve(rejects []Reject) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.opts.MaxBad >= 0 && r.bad+int64(len(rejects)) > r.opts.MaxBad {
-		j := rejects[max(0, r.opts.MaxBad-r.bad)]
-		return fault.New(fault.Data, "--rejects FILE puts bad records aside, --max-rejects N allows for some", "%s: record %d (byte %d): %s", j.Source, j.Record, j.Offset, j.Reason)
+		return &limitError{limit: r.opts.MaxBad, first: rejects[max(0, r.opts.MaxBad-r.bad)]}
 	}
 	r.bad += int64(len(rejects))
 	return nil
+}
+
+// limitError ends a run: a record was one too many to reject.
+type limitError struct {
+	limit int64
+	first Reject // the first beyond the limit
+}
+
+// Error names that record.
+func (e *limitError) Error() string {
+	record := fmt.Sprintf("%s: record %d (byte %d): %s", e.first.Source, e.first.Record, e.first.Offset, e.first.Reason)
+	if e.limit == 0 {
+		return record
+	}
+	return fmt.Sprintf("the limit of %d rejected records (--max-rejects) is reached, the next one: %s", e.limit, record)
+}
+
+// Unwrap gives the class and the hint.
+func (e *limitError) Unwrap() error {
+	hint := "--rejects FILE puts bad records aside, --max-rejects N allows for some"
+	if e.limit > 0 {
+		hint = "look at what was rejected; --rejects FILE alone allows for any number, --max-rejects N for more"
+	}
+	return fault.New(fault.Data, hint, "too many bad records")
 }
 
 func (r *run) unreserve(n int) {

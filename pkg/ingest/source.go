@@ -3,6 +3,7 @@ package ingest
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -22,6 +23,7 @@ type Source struct {
 	Path   string    // of a file
 	In     io.Reader // of a stream without a path
 	stream bool      // can be read once only, and its path does not name its content
+	found  bool      // in a folder: nobody has named it
 }
 
 // Stdin is the argument that stands for standard input.
@@ -100,7 +102,7 @@ func expandPath(arg string) ([]Source, error) {
 			}
 			return nil
 		case isFile(path, d):
-			found = append(found, Source{Name: path, Path: path})
+			found = append(found, Source{Name: path, Path: path, found: true})
 			return readable(path)
 		}
 		return nil
@@ -139,14 +141,15 @@ type source struct {
 	state    sourceState
 	head     headSum // of a new source
 
-	mu     sync.Mutex
-	lock   *postgres.Lock
-	refs   int // the reader, and each chunk on its way
-	report SourceReport
-	whole  bool // read to the end, and everything in it committed
-	failed bool
-	sum    []byte
-	size   int64
+	mu      sync.Mutex
+	lock    *postgres.Lock
+	refs    int // the reader, and each chunk on its way
+	report  SourceReport
+	whole   bool // read to the end, and everything in it committed
+	failed  bool
+	leftOut bool // in a folder, and not of events
+	sum     []byte
+	size    int64
 }
 
 // sourceState is what the database has about a source.
@@ -195,6 +198,16 @@ func errChanged(name, what string) error {
 	return fault.New(fault.Refused, "if it is another source now, give it a name of its own with --source", "%s has changed since it was read: %s", name, what)
 }
 
+// about says what was being done with the source, where the error does not: the system's errors name the file, and that a source has
+// changed is said of it by name.
+func (s *source) about(doing string, err error) error {
+	var file *fs.PathError
+	if errors.As(err, &file) && file.Path == s.Path && s.Path == s.Name || fault.ClassOf(err) == fault.Refused {
+		return err
+	}
+	return fmt.Errorf("%s %s: %w", doing, s.Name, err)
+}
+
 // open opens the source's stored bytes. Reading ends with ctx.
 func (s *source) open(ctx context.Context) (io.Reader, func(), error) {
 	if s.Path == "" {
@@ -202,7 +215,7 @@ func (s *source) open(ctx context.Context) (io.Reader, func(), error) {
 	}
 	f, err := os.Open(s.Path)
 	if err != nil {
-		return nil, nil, fmt.Errorf("open %s: %w", s.Name, err)
+		return nil, nil, s.about("open", err)
 	}
 	if s.stream {
 		return newStreamReader(ctx, f), func() { _ = f.Close() }, nil // read only
@@ -217,19 +230,19 @@ func (s *source) unchanged(ctx context.Context) (bool, error) {
 	}
 	f, err := os.Open(s.Path)
 	if err != nil {
-		return false, fmt.Errorf("open %s: %w", s.Name, err)
+		return false, s.about("open", err)
 	}
 	defer func() { _ = f.Close() }() // read only
 	info, err := f.Stat()
 	if err != nil {
-		return false, fmt.Errorf("look at %s: %w", s.Name, err)
+		return false, s.about("look at", err)
 	}
 	if info.Size() != s.state.size {
 		return false, nil
 	}
 	h := sha256.New()
 	if _, err := io.Copy(h, &cancelReader{ctx, f}); err != nil {
-		return false, fmt.Errorf("read %s: %w", s.Name, err)
+		return false, s.about("read", err)
 	}
 	return string(h.Sum(nil)) == string(s.state.sum), nil
 }

@@ -143,15 +143,29 @@ func detect(s *window) string {
 	return FormatJSON
 }
 
-// isHeader tells whether the first line names a column.
+// isHeader tells whether the first line names a column, be it in CSV or in what is like it.
 func isHeader(b []byte) bool {
 	line, _, _ := bytes.Cut(b, []byte{'\n'})
-	for name := range bytes.SplitSeq(line, []byte{','}) {
+	return namesColumn(line, ',') || foreignSeparator(line) != ""
+}
+
+func namesColumn(line []byte, separator byte) bool {
+	for name := range bytes.SplitSeq(line, []byte{separator}) {
 		if _, ok := nativeColumn(bytes.Trim(name, " \"\r")); ok {
 			return true
 		}
 	}
 	return false
+}
+
+// foreignSeparator names what stands between the columns of a header where that is no comma, "" for anything else.
+func foreignSeparator(line []byte) string {
+	for name, separator := range map[string]byte{"semicolons": ';', "tabs": '\t', "vertical bars": '|'} {
+		if !namesColumn(line, ',') && bytes.IndexByte(line, separator) >= 0 && namesColumn(line, separator) {
+			return name
+		}
+	}
+	return ""
 }
 
 // lineSplitter gives the lines that are not blank, without their end.

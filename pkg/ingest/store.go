@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"strconv"
 	"strings"
 	"time"
 
@@ -79,10 +81,11 @@ WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped`, table)
 	return nil
 }
 
-// loadDefaults evaluates the table's defaults of text columns: a binary COPY that lists its columns gives every one a value.
+// loadDefaults evaluates the table's defaults of text columns: a binary COPY that lists its columns gives every one a value. (Neither
+// defaults nor bounds have columns in them, so pg_get_expr needs no relation: with its oid it would lock it.)
 func loadDefaults(ctx context.Context, q querier, table uint32) (defaults [columnCount][]byte, err error) {
 	rows, err := q.Query(ctx, `
-SELECT a.attname, pg_catalog.pg_get_expr(d.adbin, d.adrelid) FROM pg_catalog.pg_attrdef d
+SELECT a.attname, pg_catalog.pg_get_expr(d.adbin, 0) FROM pg_catalog.pg_attrdef d
 JOIN pg_catalog.pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
 WHERE d.adrelid = $1 AND a.attidentity = '' AND a.attgenerated = ''`, table)
 	if err != nil {
@@ -271,7 +274,7 @@ type leafState struct {
 // leafStates reads the partitions of a table; oids nil: all of them. It is one query whatever their number.
 func leafStates(ctx context.Context, q querier, table uint32, oids []uint32) ([]leafState, error) {
 	rows, err := q.Query(ctx, `
-SELECT c.oid, n.nspname, c.relname, pg_catalog.pg_get_expr(c.relpartbound, c.oid), c.relkind::text,
+SELECT c.oid, n.nspname, c.relname, pg_catalog.pg_get_expr(c.relpartbound, 0), c.relkind::text,
   coalesce((pg_catalog.to_jsonb(i) ->> 'inhdetachpending')::boolean, false)
 FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE i.inhparent = $1 AND c.relispartition AND ($2::oid[] IS NULL OR c.oid = ANY ($2))`, table, oids)
@@ -288,9 +291,15 @@ WHERE i.inhparent = $1 AND c.relispartition AND ($2::oid[] IS NULL OR c.oid = AN
 	return states, nil
 }
 
-// beginSQL starts a batch's transaction. Its locks are those of any INSERT, so it may wait for them longer than work that others queue
-// behind.
-const beginSQL = `BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '30s'`
+// beginSQL starts a batch's transaction, which waits for table locks up to wait; with 0 no longer than the session does. Its locks are
+// those of any INSERT, so it may queue for them, unlike work that others queue behind.
+func beginSQL(wait time.Duration) string {
+	const begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
+	if wait <= 0 {
+		return begin
+	}
+	return begin + "; SET LOCAL lock_timeout = " + strconv.FormatInt(min(max(wait.Milliseconds(), 1), math.MaxInt32), 10)
+}
 
 func columnList() string {
 	names := audit.AuditLog().Names()
