@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -17,11 +18,11 @@ type Span struct {
 	Months, Days, Hours int
 }
 
-// The largest counts of a Span keep every result within the years that PostgreSQL and time.Time both know.
+// The largest counts of a Span. Hours are a time.Duration, which ends after 292 years: one more would turn round and lead to the future.
 const (
 	maxSpanMonths = 12 * 10_000
 	maxSpanDays   = 3_660_000
-	maxSpanHours  = maxSpanDays * 24
+	maxSpanHours  = int(math.MaxInt64 / time.Hour)
 )
 
 const spanHint = "units are h, d, w, mo and y, as in 90d, 13mo, 7y"
@@ -69,7 +70,7 @@ func (s *Span) add(whole string, n int, unit string, last int) (int, error) {
 	case rank >= last:
 		return 0, badSpan(whole, "each unit once, the larger ones first, as in 1y6mo")
 	}
-	if n > maxSpanHours {
+	if n > maxSpanDays { // and so do the products below not overflow
 		return 0, badSpan(whole, "the number is too large")
 	}
 	switch unit {
@@ -84,7 +85,7 @@ func (s *Span) add(whole string, n int, unit string, last int) (int, error) {
 	case "y":
 		s.Months += 12 * n
 	}
-	if s.Months > maxSpanMonths || s.Days > maxSpanDays {
+	if s.Months > maxSpanMonths || s.Days > maxSpanDays || s.Hours > maxSpanHours {
 		return 0, badSpan(whole, "the number is too large")
 	}
 	return rank, nil
@@ -92,24 +93,6 @@ func (s *Span) add(whole string, n int, unit string, last int) (int, error) {
 
 func badSpan(s, hint string) error {
 	return fault.New(fault.Usage, hint, "%q is no span of time", s)
-}
-
-// String is the shortest form that ParseSpan reads back.
-func (s Span) String() string {
-	var b strings.Builder
-	put := func(n int, unit string) {
-		if n != 0 {
-			fmt.Fprintf(&b, "%d%s", n, unit)
-		}
-	}
-	put(s.Months/12, "y")
-	put(s.Months%12, "mo")
-	put(s.Days, "d")
-	put(s.Hours, "h")
-	if b.Len() == 0 {
-		return "0d"
-	}
-	return b.String()
 }
 
 // Before goes back from t by calendar: months first, a day that the month does not have becoming its last (31 March less a month is

@@ -30,10 +30,7 @@ const (
 )
 
 // Lock is a lock in Redis that belongs to one owner until Release, or until it could not be renewed in time.
-type Lock struct {
-	lost    chan struct{}
-	release func()
-}
+type Lock struct{ release func() }
 
 // Lock takes the lock called name, waiting up to wait (0: not at all); then a fault.Locked error names the owner. It is renewed at a third
 // of ttl (0: 30 s) and ends by itself ttl after its owner died. The name should hold what makes it unique among all that share the
@@ -104,16 +101,15 @@ func owner() string {
 func (c *Client) hold(ctx context.Context, key, value string, ttl time.Duration) *Lock {
 	ctx = context.WithoutCancel(ctx)
 	renewing, stop := context.WithCancel(ctx)
-	lost, ended := make(chan struct{}), make(chan struct{})
+	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		if err := c.renew(renewing, key, value, ttl); err != nil {
 			c.log.LogAttrs(ctx, slog.LevelWarn, "Redis lock lost; PostgreSQL's lock still holds", slog.String("lock", strings.TrimPrefix(key, keyPrefix)), slog.String("cause", err.Error()))
-			close(lost)
 		}
 	}()
 	var once sync.Once
-	return &Lock{lost: lost, release: func() {
+	return &Lock{release: func() {
 		once.Do(func() {
 			stop()
 			<-ended
@@ -159,9 +155,6 @@ func (c *Client) renew(ctx context.Context, key, value string, ttl time.Duration
 
 // Release frees the lock if it is still ours, also when the context was cancelled; it is safe to call twice.
 func (l *Lock) Release() { l.release() }
-
-// Lost is closed when the lock could not be renewed.
-func (l *Lock) Lost() <-chan struct{} { return l.lost }
 
 func pause(ctx context.Context, try int) bool {
 	limit := maxPause

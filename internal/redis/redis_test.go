@@ -29,6 +29,27 @@ func open(t *testing.T, address string) *redis.Client {
 	return c
 }
 
+// watched opens a client and tells when it warns that a lock was lost.
+func watched(t *testing.T, address string) (*redis.Client, <-chan struct{}) {
+	t.Helper()
+	lost := make(losses, 1)
+	c, err := redis.Open(t.Context(), address, slog.New(slog.NewTextHandler(lost, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c, lost
+}
+
+type losses chan struct{}
+
+func (l losses) Write(line []byte) (int, error) {
+	if bytes.Contains(line, []byte("Redis lock lost")) {
+		l <- struct{}{}
+	}
+	return len(line), nil
+}
+
 // short is a time to live that tests can wait for.
 const short = 300 * time.Millisecond
 
@@ -116,13 +137,13 @@ func TestLockExcludesAndNamesOwner(t *testing.T) {
 
 func TestLockIsRenewed(t *testing.T) {
 	t.Parallel()
-	c := open(t, pgtest.Redis(t))
+	c, lost := watched(t, pgtest.Redis(t))
 	lock, err := c.Lock(t.Context(), "x", short, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	select {
-	case <-lock.Lost():
+	case <-lost:
 		t.Fatal("lost")
 	case <-time.After(4 * short):
 	}
@@ -134,7 +155,7 @@ func TestLockIsRenewed(t *testing.T) {
 
 func TestReleaseByOwnerOnly(t *testing.T) {
 	t.Parallel()
-	c := open(t, pgtest.Redis(t))
+	c, lost := watched(t, pgtest.Redis(t))
 	lock, err := c.Lock(t.Context(), "x", short, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -143,7 +164,7 @@ func TestReleaseByOwnerOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	select {
-	case <-lock.Lost():
+	case <-lost:
 	case <-time.After(20 * time.Second):
 		t.Fatal("the loss was not noticed")
 	}
@@ -174,7 +195,7 @@ func TestLockSurvivesCancel(t *testing.T) {
 func TestServerGoneWhileLocked(t *testing.T) {
 	t.Parallel()
 	server := pgtest.RedisServer(t)
-	c := open(t, server.URL())
+	c, lost := watched(t, server.URL())
 	lock, err := c.Lock(t.Context(), "x", short, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -183,7 +204,7 @@ func TestServerGoneWhileLocked(t *testing.T) {
 		t.Fatal(err)
 	}
 	select {
-	case <-lock.Lost():
+	case <-lost:
 	case <-time.After(20 * time.Second):
 		t.Fatal("the loss was not noticed")
 	}
