@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"auditdb/internal/fault"
+	"auditdb/internal/postgres"
 	"auditdb/pkg/integrity"
 	"auditdb/pkg/partitions"
 )
@@ -50,17 +51,18 @@ func requireLog(app *App, work string) (*integrity.Log, error) {
 
 // newLedger returns what records partition work in the integrity log. Without a key it lets work through as long as nothing has ever
 // been logged, and refuses it from then on.
-func newLedger(app *App) (partitions.Ledger, error) {
+func newLedger(app *App, db *postgres.DB) (partitions.Ledger, error) {
 	log, err := newLog(app)
 	if err != nil {
 		return nil, err
 	}
-	return ledger{log: log, now: app.Now}, nil
+	return ledger{log: log, db: db, now: app.Now}, nil
 }
 
 // ledger writes partition events to the integrity log.
 type ledger struct {
 	log *integrity.Log // nil: no key
+	db  *postgres.DB
 	now func() time.Time
 }
 
@@ -79,9 +81,9 @@ func (l ledger) Check(ctx context.Context, q partitions.Querier, t partitions.Ta
 		return err
 	case l.log == nil:
 		return noKey(t)
-	case l.log.Keys().ID() != logs:
-		return fault.New(fault.Config, "set integrity.key_file to the key that the log was begun with",
-			"change partitions of %s: the integrity log was written with key %s, the configured key is %s", t, logs, l.log.Keys().ID())
+	}
+	if err := l.log.Check(ctx, l.db); err != nil {
+		return fmt.Errorf("change partitions of %s: %w", t, err)
 	}
 	return nil
 }

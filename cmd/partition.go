@@ -92,7 +92,7 @@ type resolved struct {
 
 // partitionWorker returns what makes and removes partitions, with its evidence and locks.
 func partitionWorker(app *App, db *postgres.DB) (*partitions.Worker, error) {
-	evidence, err := newLedger(app)
+	evidence, err := newLedger(app, db)
 	if err != nil {
 		return nil, err
 	}

@@ -376,7 +376,7 @@ func TestPruneWaitsForReaders(t *testing.T) {
 	b.w = NewWorker(b.o)
 	done, _, err := b.tryPrune(tab, before(t, "2024-02-01"))
 	wantClass(t, err, fault.Locked)
-	if len(done) != 0 || !strings.Contains(err.Error(), "pid") || b.catalog(tab).All()[0].State != Attached || b.catalog(tab).All()[0].mark != "" {
+	if len(done) != 0 || strings.Count(err.Error(), "pid") != 1 || b.catalog(tab).All()[0].State != Attached || b.catalog(tab).All()[0].mark != "" {
 		t.Errorf("%+v, %v", done, err)
 	}
 	b.o.Wait = 30 * time.Second
