@@ -2,7 +2,6 @@ package migrations
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -170,7 +169,7 @@ func sameTime(err error) bool {
 	case postgres.DuplicateObject, postgres.UniqueViolation, postgres.DuplicateSchema, postgres.DeadlockDetected:
 		return true
 	case postgres.InternalError:
-		return strings.Contains(errors.Unwrap(err).Error(), "concurrently")
+		return strings.Contains(err.Error(), "concurrently")
 	}
 	return false
 }
