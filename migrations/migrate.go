@@ -186,7 +186,9 @@ func locked(ctx context.Context, db *postgres.DB, wait time.Duration, fn func(co
 	result, err := fn(guarded)
 	result.From, result.To = before.Current, before.Current
 	for _, m := range result.Applied {
-		result.To = m.Version
+		if result.To = m.Version; m.Version <= before.Current { // taken back
+			result.To = Previous(Report{Current: m.Version, Migrations: before.Migrations})
+		}
 	}
 	if cause := context.Cause(guarded); err != nil && errors.Is(cause, postgres.ErrLockLost) {
 		err = fault.New(fault.Unavailable, "run it again", "migrate: %w", cause)
@@ -327,7 +329,7 @@ func PlanDown(ctx context.Context, db *postgres.DB, to int64) (plan.Plan, error)
 
 // Down takes versions away, newest first, down to and without Options.To. Each version locks its tables and looks for rows again.
 func Down(ctx context.Context, db *postgres.DB, o Options) (Result, error) {
-	result, err := locked(ctx, db, o.Wait, func(ctx context.Context) (Result, error) {
+	return locked(ctx, db, o.Wait, func(ctx context.Context) (Result, error) {
 		p, err := PlanDown(ctx, db, o.To)
 		result := Result{Plan: p}
 		if err != nil || len(p.Steps) == 0 {
@@ -337,10 +339,6 @@ func Down(ctx context.Context, db *postgres.DB, o Options) (Result, error) {
 			return p.DownTo(ctx, o.To)
 		})
 	})
-	if err == nil && len(result.Applied) > 0 {
-		result.To = o.To
-	}
-	return result, err
 }
 
 // Previous gives the version before the newest applied one, which is where Down goes by default.
