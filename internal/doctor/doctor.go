@@ -131,8 +131,7 @@ func (p *patient) wants(command string) bool {
 
 func (p *patient) settings(ctx context.Context) error {
 	var fsync bool
-	var prepared int
-	if err := p.db.Pool().QueryRow(ctx, settingsSQL).Scan(&fsync, &prepared, &p.user, &p.since16); err != nil {
+	if err := p.db.Pool().QueryRow(ctx, settingsSQL).Scan(&fsync, &p.user, &p.since16); err != nil {
 		return fmt.Errorf("read the server's settings: %w", err)
 	}
 	p.report.User = p.user

@@ -27,7 +27,7 @@ ORDER BY w.i`
   coalesce((SELECT CASE WHEN pg_catalog.current_setting('server_version_num')::int >= 160000 THEN pg_catalog.pg_has_role(nspowner, 'SET') ELSE pg_catalog.pg_has_role(nspowner, 'MEMBER') END
             FROM pg_catalog.pg_namespace WHERE nspname = 'auditdb'), false)`
 
-	managedSQL = `SELECT schema_name, table_name, integrity = 'on' FROM auditdb.managed_table ORDER BY schema_name, table_name`
+	managedSQL = `SELECT schema_name, table_name FROM auditdb.managed_table ORDER BY schema_name, table_name`
 
 	// What a partition lacks is looked up for the connected role, and for the role that a command's rights come with.
 	tableSQL = `
@@ -58,7 +58,7 @@ WITH leaves AS (
   WHERE pn.nspname = $1 AND p.relname = $2 AND t.isleaf AND t.relid <> p.oid)`
 
 	settingsSQL = `
-SELECT pg_catalog.current_setting('fsync') = 'on', pg_catalog.current_setting('max_prepared_transactions')::int, current_user::text, pg_catalog.current_setting('server_version_num')::int >= 160000`
+SELECT pg_catalog.current_setting('fsync') = 'on', current_user::text, pg_catalog.current_setting('server_version_num')::int >= 160000`
 	setPathSQL = `SELECT pg_catalog.set_config('search_path', $1, true)`
 	resolveSQL = `SELECT coalesce((SELECT n.nspname || '.' || c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = pg_catalog.to_regclass('audit_log')), '')`
 	clockSQL   = `SELECT (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::bigint`
@@ -103,7 +103,6 @@ func loadRights(ctx context.Context, q querier, rights []right) ([]granted, erro
 // table is a managed table, or public.audit_log where nothing is known of managed ones.
 type table struct {
 	schema, name string
-	integrity    bool
 	partitioned  bool
 	owner        string
 	actsAsOwner  bool    // SET ROLE to the owner is allowed
@@ -141,14 +140,14 @@ func loadSchema(ctx context.Context, q querier) (s schemaState, err error) {
 }
 
 func loadTables(ctx context.Context, q querier, s schemaState) ([]table, error) {
-	tables := []table{{schema: "public", name: "audit_log", integrity: true}}
+	tables := []table{{schema: "public", name: "audit_log"}}
 	if s.usage && s.readable {
 		rows, err := q.Query(ctx, managedSQL)
 		if err != nil {
 			return nil, fmt.Errorf("list managed tables: %w", err)
 		}
 		if tables, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (t table, err error) {
-			err = row.Scan(&t.schema, &t.name, &t.integrity)
+			err = row.Scan(&t.schema, &t.name)
 			return t, err
 		}); err != nil {
 			return nil, fmt.Errorf("list managed tables: %w", err)
