@@ -177,7 +177,7 @@ func (db *DB) Tx(ctx context.Context, fn func(pgx.Tx) error) error {
 func (db *DB) TxWith(ctx context.Context, o pgx.TxOptions, fn func(pgx.Tx) error) (err error) {
 	tx, err := db.pool.BeginTx(ctx, o)
 	if err != nil {
-		return db.noted(ctx, err)
+		return db.noted(err)
 	}
 	finished := false
 	defer func() {
@@ -192,19 +192,19 @@ func (db *DB) TxWith(ctx context.Context, o pgx.TxOptions, fn func(pgx.Tx) error
 	}()
 	if db.pooling == PoolingTransaction {
 		if err := db.localSession(ctx, tx); err != nil {
-			return db.noted(ctx, err)
+			return db.noted(err)
 		}
 	}
 	if err := fn(tx); err != nil {
-		return db.noted(ctx, err)
+		return db.noted(err)
 	}
 	finished = true // Commit ends the transaction whatever it returns
-	return db.noted(ctx, tx.Commit(ctx))
+	return db.noted(tx.Commit(ctx))
 }
 
 // noted drops the pool's connections after an error which says that their server is no primary any more, so that the next
 // acquire looks for the new one.
-func (db *DB) noted(_ context.Context, err error) error {
+func (db *DB) noted(err error) error {
 	if SQLState(err) == ReadOnlySQLTransaction {
 		db.pool.Reset()
 	}
