@@ -22,7 +22,7 @@ type Config struct {
 
 	Output      string        // table, json, yaml, csv or ndjson
 	Timeout     time.Duration // bounds the command; 0: none
-	LockTimeout time.Duration // bounds one attempt at a table lock; 0: none
+	LockTimeout time.Duration // bounds one attempt at a table lock; 0: 100 ms where tables are changed, else none
 	Wait        time.Duration // bounds waiting for other runs and retries of table locks together; 0: do not wait
 	WaitForDB   time.Duration // waits this long for a server that is starting
 	NoColor     bool
