@@ -106,11 +106,7 @@ func runDemo(ctx context.Context, app *App, o demoOptions) (err error) {
 	} else if o.events < 1 {
 		return fault.New(fault.Usage, "", "demo: --events %d: want at least 1", o.events)
 	}
-	defer func() { err = errors.Join(err, d.close(ctx, err != nil)) }()
-	if err := d.start(ctx); err != nil {
-		return err
-	}
-	if err := d.play(ctx); err != nil {
+	if err := d.whole(ctx); err != nil {
 		return err
 	}
 	d.doc.ElapsedSeconds = app.Now().Sub(d.began).Seconds()
@@ -118,6 +114,15 @@ func runDemo(ctx context.Context, app *App, o demoOptions) (err error) {
 		return app.Emit("demo", d.doc, nil)
 	}
 	return nil
+}
+
+// whole runs the story between start and close.
+func (d *demo) whole(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, d.close(ctx, err != nil)) }()
+	if err := d.start(ctx); err != nil {
+		return err
+	}
+	return d.play(ctx)
 }
 
 // demo is one run: its servers, its directory and what it has done.
