@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime/debug"
 	"strings"
@@ -11,6 +12,7 @@ import (
 
 	"auditdb/internal/fault"
 	"auditdb/internal/output"
+	"auditdb/internal/postgres"
 	"auditdb/pkg/ingest"
 	"auditdb/pkg/partitions"
 	"auditdb/pkg/plan"
@@ -206,6 +208,9 @@ func ingestAndReport(ctx context.Context, app *App, o ingestOptions, opts ingest
 		return err
 	}
 	doc.stopped = err != nil
+	if ctx.Err() != nil && (errors.Is(err, context.Cause(ctx)) || errors.Is(err, context.Canceled) || postgres.SQLState(err) == postgres.QueryCanceled) {
+		err = fmt.Errorf("ingest: %w", context.Cause(ctx)) // once, whatever was broken off by it
+	}
 	warnLeftOut(app, doc.LeftOut)
 	if emitErr := app.Emit("ingest", doc, doc.table); emitErr != nil {
 		return emitErr
