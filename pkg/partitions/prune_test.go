@@ -3,7 +3,6 @@ package partitions
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -170,52 +169,6 @@ func TestPruneDetaches(t *testing.T) {
 	wantClass(t, err, fault.Refused)
 }
 
-// What was detached does not come back by itself, with rows or without, whether there is a log or not; and no other partition waits for it.
-func TestDetachedStaysDetached(t *testing.T) {
-	t.Parallel()
-	for name, setup := range map[string]string{
-		"managed":   ``,
-		"unmanaged": `DELETE FROM auditdb.managed_table`,
-		"empty":     `SET auditdb.purpose = 'move'; DELETE FROM audit_log`,
-		"in log":    `INSERT INTO auditdb.log VALUES (0, E'auditdb/1 detach\nseq 0\n', 'k', sha256('')); INSERT INTO auditdb.log_partition VALUES (1, '2024-02-01Z', '2024-03-01Z', 0)`,
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			b := old(t, setup)
-			tab := b.table("audit_log")
-			o := before(t, "2025-01-01")
-			o.Action, o.Partition = Detach, "audit_log_2024_02"
-			b.prune(tab, o)
-			c := b.catalog(tab)
-			if left := c.Leftovers(); len(left) != 1 || left[0].Name != "audit_log_2024_02" || left[0].State != Detached || left[0].Text() != "[2024-02-01 00:00:00, 2024-03-01 00:00:00)" {
-				t.Errorf("listed: %+v", left)
-			}
-			if name == "in log" { // also when the table itself is gone, or no longer known
-				b.exec("DROP TABLE audit_log_2024_02")
-			}
-			wide := exactly(t, "2024-02-01", "2024-06-01")
-			made, d, err := b.tryCreate(tab, wide)
-			if err != nil || len(made) != 2 || made[0].Name != "audit_log_2024_04" || len(d.Plan.Skipped) != 1 || d.Plan.Skipped[0].Reason != errDetached.Error() {
-				t.Errorf("%+v %+v %v", made, d.Plan.Skipped, err)
-			}
-			creator := &Creator{Worker: b.w}
-			if _, made, err := creator.Ensure(t.Context(), tab, ranges(t, "2024-02-05/2024-02-06 2024-06-01/2024-06-02")); err != nil || len(made) != 1 {
-				t.Errorf("for rows: %+v %v", made, err)
-			}
-			if why := creator.WhyNot(at(t, "2024-02-05")); !strings.Contains(why, "detached") || creator.WhyNot(at(t, "2024-06-01")) != "" {
-				t.Errorf("why not: %q", why)
-			}
-			wide.AllowPruned = true
-			if made := b.create(tab, wide); len(made) != 1 || (name != "in log") == (made[0].Name == "audit_log_2024_02") {
-				t.Errorf("allowed: %+v", made)
-			}
-			if rows := map[string]int64{"empty": 0, "managed": 9, "unmanaged": 9, "in log": 0}[name]; value[int64](b, "SELECT count(*) FROM public.audit_log_2024_02") != rows {
-				t.Error("the table has changed")
-			}
-		})
-	}
-}
-
 func TestPruneWithADefault(t *testing.T) {
 	t.Parallel()
 	b := old(t, `CREATE TABLE audit_log_rest PARTITION OF audit_log DEFAULT`)
@@ -225,36 +178,6 @@ func TestPruneWithADefault(t *testing.T) {
 	}
 	if want := []EventKind{EventDetached, EventPruned, EventDetached, EventPruned}; !slices.Equal(b.ledger.kinds(), want) {
 		t.Errorf("recorded %v", b.ledger.kinds())
-	}
-}
-
-// A partition stays as long as its latest verification found an error.
-func TestPruneKeepsFindings(t *testing.T) {
-	t.Parallel()
-	const run = `INSERT INTO auditdb.job_run (job, version, started_at, finished_at, summary) VALUES ('verify-integrity', 'x', clock_timestamp(), clock_timestamp(), `
-	of := func(month string, ok bool, next string) string {
-		return fmt.Sprintf(`{"table_id": 1, "from": "2024-%s-01T00:00:00.000000Z", "to": "2024-%s-01T00:00:00Z", "ok": %v}`, month, next, ok)
-	}
-	summary := func(parts ...string) string { return run + `'{"partitions": [` + strings.Join(parts, ",") + `]}')` }
-	b := old(t, run+`NULL)`, run+`'{"partitions": 7}')`, summary(`5`, `{"table_id": 1, "from": "x", "to": "y", "ok": false}`, `{"table_id": 1, "from": "min", "to": "max", "ok": false}`),
-		summary(of("01", false, "02"), of("02", false, "03"), `{"table_id": 2, "from": "2024-03-01T00:00:00Z", "to": "2024-04-01T00:00:00Z", "ok": false}`),
-		summary(of("02", true, "03")),
-		strings.Replace(strings.Replace(summary(of("01", true, "02")), "clock_timestamp(), '{", "NULL, '{", 1), "verify-integrity", "verify-integrity", 1))
-	tab := b.table("audit_log")
-	o := before(t, "2025-01-01")
-	o.Partition = "audit_log_2024_01"
-	_, _, err := b.tryPrune(tab, o)
-	wantClass(t, err, fault.Refused)
-	if !strings.Contains(err.Error(), "integrity_finding") || !strings.Contains(fault.HintOf(err), "verify-integrity") {
-		t.Errorf("%v; %q", err, fault.HintOf(err))
-	}
-	done, d := b.prune(tab, before(t, "2025-01-01"))
-	if got := goneNames(done); !slices.Equal(got, []string{"audit_log_2024_02", "audit_log_2024_03"}) || reasonOf(d, "audit_log_2024_01") != KeptFinding {
-		t.Errorf("%v %+v", got, d.Kept)
-	}
-	b.exec(summary(of("01", true, "02")))
-	if done, _ := b.prune(tab, before(t, "2025-01-01")); len(done) != 1 {
-		t.Errorf("after a clean verification: %+v", done)
 	}
 }
 
@@ -485,18 +408,4 @@ func TestReview(t *testing.T) {
 	if r, err = plain.w.Review(t.Context(), tab, c); err != nil || r.Held(c.All()[0]) != nil || r.KeptBecause(c.All()[0]) != nil {
 		t.Errorf("%+v %v", r, err)
 	}
-}
-
-// What could not be recorded is refused before anything is planned, also when it is only asked what would be done.
-func TestDraftsNeedEvidence(t *testing.T) {
-	t.Parallel()
-	b := old(t)
-	b.ledger.refuse = fault.New(fault.Config, "make one", "there is no key")
-	tab := b.table("audit_log")
-	_, err := b.w.DraftCreate(t.Context(), tab, CreateOptions{Ahead: 9})
-	wantClass(t, err, fault.Config)
-	_, err = b.w.DraftPrune(t.Context(), tab, before(t, "2025-01-01"))
-	wantClass(t, err, fault.Config)
-	_, _, err = (&Creator{Worker: b.w, DryRun: true}).Ensure(t.Context(), tab, ranges(t, "2025-01-01/2025-01-02"))
-	wantClass(t, err, fault.Config)
 }
