@@ -300,7 +300,7 @@ func (s *sealer) count(ctx context.Context, tx pgx.Tx, p partition) (todo, error
 // write reads the unsealed rows back in the order of their ids and appends a record for each set.
 func (s *sealer) write(ctx context.Context, tx pgx.Tx, p partition, t todo, entries []Entry) error {
 	b := setBuilder{hash: audit.NewHasher(s.format)}
-	left := t.rows
+	left, last := t.rows, int64(-1)
 	flush := func() error {
 		below := t.below
 		if left > 0 {
@@ -322,13 +322,13 @@ func (s *sealer) write(ctx context.Context, tx pgx.Tx, p partition, t todo, entr
 		if t.sealed.contains(row.id) {
 			return nil
 		}
-		if n := len(b.ids); n > 0 && b.ids[n-1] == row.id {
+		if row.id == last {
 			return fault.New(fault.Data, "find out which of the rows is the true one", "two rows have the id %d", row.id)
 		}
 		if err := b.add(row); err != nil {
 			return err
 		}
-		left--
+		left, last = left-1, row.id
 		if len(b.ids) == audit.MaxSet || left == 0 {
 			return flush()
 		}

@@ -207,6 +207,17 @@ func TestSealDuplicateIDs(t *testing.T) {
 	}
 }
 
+// The second of two rows with one id is found also where a set ends with the first.
+func TestSealDuplicateIDBetweenSets(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.exec(fmt.Sprintf("INSERT INTO public.audit_log (id, timestamp, action, status) OVERRIDING SYSTEM VALUE SELECT n, '2024-01-01', 'a', 's' FROM generate_series(1, %[1]d) n UNION ALL SELECT %[1]d, '2024-01-02', 'a', 's'", audit.MaxSet))
+	_, err := f.log.Seal(t.Context(), f.db, f.table, SealOptions{Now: time.Now})
+	if fault.ClassOf(err) != fault.Data || !strings.Contains(err.Error(), "two rows have the id 65536") {
+		t.Error(err)
+	}
+}
+
 // lifecycle records what partition commands do, in the transaction that does it.
 func (f *fixture) lifecycle(sql string, bodies ...Body) {
 	f.t.Helper()
