@@ -275,18 +275,18 @@ func flagGroupError(err error) error {
 		return nil
 	}
 	message := err.Error()
-	list := func(before, after string) string {
+	list := func(before string) string {
 		_, rest, _ := strings.Cut(message, before+"[")
-		names, _, _ := strings.Cut(rest, "]"+after)
+		names, _, _ := strings.Cut(rest, "]")
 		return "--" + strings.Join(strings.Fields(names), ", --")
 	}
 	switch {
 	case strings.Contains(message, "none of the others can be"):
-		return fmt.Errorf("%s do not go together", list("can be; ", ""))
+		return fmt.Errorf("%s do not go together", list("can be; "))
 	case strings.Contains(message, "must all be set"):
-		return fmt.Errorf("%s is missing: %s go together", list("missing ", ""), list("group ", ""))
+		return fmt.Errorf("%s is missing: %s go together", list("missing "), list("group "))
 	case strings.Contains(message, "at least one of the flags"):
-		return fmt.Errorf("one of %s is needed", list("group ", ""))
+		return fmt.Errorf("one of %s is needed", list("group "))
 	}
 	return err
 }

@@ -128,6 +128,9 @@ func connectReason(err error) string {
 	}
 	var lines []string // one a try; with and without TLS the same address is tried twice
 	for line := range strings.Lines(err.Error()) {
+		if _, dialled, ok := strings.Cut(line, ": dial error: "); ok {
+			line = dialled // it names the address again
+		}
 		if line = oneLine(line); line != "" && !slices.Contains(lines, line) {
 			lines = append(lines, line)
 		}
