@@ -178,10 +178,8 @@ func TestVerifyWhileBusy(t *testing.T) {
 	block.Store(1 << 30)
 	for range 2 {
 		group.Go(func() error {
-			g := *f
-			g.log = NewLog(f.log.keys)
-			table := *f.table
-			g.table = &table
+			g, table := *f, *f.table
+			g.log, g.table = NewLog(f.log.keys), &table
 			for i := 0; ; i++ {
 				select {
 				case <-stop:
@@ -206,8 +204,8 @@ func TestVerifyWhileBusy(t *testing.T) {
 	})
 	group.Go(func() error {
 		april := month(3)
-		g := *f
-		g.log = NewLog(f.log.keys)
+		g, table := *f, *f.table
+		g.log, g.table = NewLog(f.log.keys), &table
 		for {
 			select {
 			case <-stop:
