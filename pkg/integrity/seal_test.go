@@ -211,7 +211,7 @@ func TestSealDuplicateIDs(t *testing.T) {
 func TestSealDuplicateIDBetweenSets(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	f.exec(fmt.Sprintf("INSERT INTO public.audit_log (id, timestamp, action, status) OVERRIDING SYSTEM VALUE SELECT n, '2024-01-01', 'a', 's' FROM generate_series(1, %[1]d) n UNION ALL SELECT %[1]d, '2024-01-02', 'a', 's'", audit.MaxSet))
+	f.exec(fmt.Sprintf("INSERT INTO public.audit_log (id, timestamp, action, status) OVERRIDING SYSTEM VALUE SELECT least(n, %[1]d), CASE WHEN n > %[1]d THEN timestamptz '2024-01-02' ELSE '2024-01-01' END, 'a', 's' FROM generate_series(1, %[1]d + 1) n", audit.MaxSet))
 	_, err := f.log.Seal(t.Context(), f.db, f.table, SealOptions{Now: time.Now})
 	if fault.ClassOf(err) != fault.Data || !strings.Contains(err.Error(), "two rows have the id 65536") {
 		t.Error(err)
