@@ -163,3 +163,27 @@ func (r *RejectFile) flush(buf *bytes.Buffer) error {
 
 // Close closes the file.
 func (r *RejectFile) Close() error { return r.f.Close() }
+
+// limitError ends a run: a record was one too many to reject.
+type limitError struct {
+	limit int64
+	first Reject // the first beyond the limit
+}
+
+// Error names that record.
+func (e *limitError) Error() string {
+	record := fmt.Sprintf("%s: record %d (byte %d): %s", e.first.Source, e.first.Record, e.first.Offset, e.first.Reason)
+	if e.limit == 0 {
+		return record
+	}
+	return fmt.Sprintf("the limit of %d rejected records (--max-rejects) is reached, the next one: %s", e.limit, record)
+}
+
+// Unwrap gives the class and the hint.
+func (e *limitError) Unwrap() error {
+	hint := "--rejects FILE puts bad records aside, --max-rejects N allows for some"
+	if e.limit > 0 {
+		hint = "look at what was rejected; --rejects FILE alone allows for any number, --max-rejects N for more"
+	}
+	return fault.New(fault.Data, hint, "too many bad records")
+}
