@@ -26,8 +26,9 @@ const DefaultTable = "public.audit_log"
 
 const (
 	searchPathSQL = `SELECT set_config('search_path', $1, true)`
-	lookupSQL     = `SELECT pg_catalog.to_regclass($1)::oid`
-	namesakeSQL   = `
+	// From 17 on to_regclass takes a malformed name for one that does not exist; parse_ident refuses it everywhere.
+	lookupSQL   = `SELECT pg_catalog.to_regclass($1)::oid WHERE pg_catalog.parse_ident($1) IS NOT NULL`
+	namesakeSQL = `
 SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('p', 'r') AND c.relname = (SELECT p[array_upper(p, 1)] FROM parse_ident($1) p) AND has_schema_privilege(n.oid, 'USAGE')
 ORDER BY c.relkind = 'p' DESC, 1 LIMIT 1`
@@ -95,7 +96,7 @@ func lookUp(ctx context.Context, tx pgx.Tx, searchPath, name string) (uint32, er
 	}
 	switch state := postgres.SQLState(err); {
 	case err == nil:
-	case strings.HasPrefix(state, "42") && state != postgres.InsufficientPrivilege, strings.HasPrefix(state, "0A"):
+	case strings.HasPrefix(state, "42") && state != postgres.InsufficientPrivilege, strings.HasPrefix(state, "0A"), strings.HasPrefix(state, "22"):
 		return 0, fault.New(fault.Usage, `write [schema.]table, with double quotes where SQL needs them, e.g. public."Audit Log"`, "it is not a name of a table in this database: %w", err)
 	default:
 		return 0, err
