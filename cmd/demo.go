@@ -142,7 +142,9 @@ type demo struct {
 	chapters int
 }
 
-func (d *demo) say(format string, args ...any) { fmt.Fprintf(d.text, format+"\n", args...) }
+func (d *demo) say(format string, args ...any) {
+	_, _ = fmt.Fprintf(d.text, format+"\n", args...) // a reader who has gone away ends no demo
+}
 
 // start makes the directory, the servers and the configuration file that every step uses.
 func (d *demo) start(ctx context.Context) error {
@@ -212,7 +214,7 @@ func (d *demo) file(name string) string { return filepath.Join(d.dir, name) }
 // generate writes the sample events to a file that ends now.
 func (d *demo) generate() (string, error) {
 	name := d.file("events.ndjson")
-	f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600) //nolint:gosec // in the demo's own directory
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return "", err
 	}
@@ -286,7 +288,7 @@ func stopDemo(ctx context.Context, app *App) error {
 	if st, ok := info.Sys().(*syscall.Stat_t); !ok || int(st.Uid) != os.Getuid() || !info.IsDir() {
 		return fault.New(fault.Refused, "", "demo: %s is not yours", dir)
 	}
-	list, err := os.ReadFile(filepath.Join(dir, "servers")) //nolint:gosec // a file of our own directory
+	list, err := os.ReadFile(filepath.Join(dir, "servers"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

@@ -62,7 +62,7 @@ func newGenerator(seed uint64) *generator {
 	}
 	g.principal = rand.NewZipf(g.rnd, 1.2, 4, principals-1)
 	g.org = rand.NewZipf(g.rnd, 1.3, 2, organizations-1)
-	g.act = rand.NewZipf(g.rnd, 1.1, 2, uint64(len(g.actions)-1))
+	g.act = rand.NewZipf(g.rnd, 1.1, 2, uint64(len(g.actions)-1)) //nolint:gosec // there are some
 	g.object = rand.NewZipf(g.rnd, 1.05, 20, resources-1)
 	return g
 }
