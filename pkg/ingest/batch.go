@@ -39,7 +39,8 @@ type batch struct {
 	block   int64
 	leaves  []byte // 32 bytes for each of order
 	shares  []share
-	outside []int32 // rows that no partition takes
+	outside []int32                   // rows that no partition takes
+	whyNot  func(at time.Time) string // why none was made for a row of outside; nil: none was to be made
 	hasUID  bool
 	entries []integrity.Entry // of the shares, when the table's integrity is on
 	atLog   bool              // its transaction has come to the log
@@ -303,7 +304,7 @@ func (b *batch) rejects() []Reject {
 	}
 	all := slices.Clone(b.bad)
 	for _, i := range b.outside {
-		all = append(all, badEvent{b.rows[i].record, reasonOutside})
+		all = append(all, badEvent{b.rows[i].record, b.reasonOutside(b.rows[i].micros)})
 	}
 	slices.SortFunc(all, func(x, y badEvent) int { return x.record - y.record })
 	out := make([]Reject, len(all))
@@ -322,6 +323,16 @@ func (b *batch) rejects() []Reject {
 }
 
 const reasonOutside = "no partition for its timestamp"
+
+func (b *batch) reasonOutside(micros int64) string {
+	if b.whyNot == nil {
+		return reasonOutside
+	}
+	if why := b.whyNot(audit.MicrosTime(micros)); why != "" {
+		return reasonOutside + ": " + why
+	}
+	return reasonOutside
+}
 
 // shareReader is the COPY BINARY stream of a share.
 type shareReader struct {

@@ -324,3 +324,24 @@ func TestUnmanagedTable(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
+
+// barren makes nothing.
+type barren struct{}
+
+func (barren) Ensure(context.Context, partitions.Table, []partitions.Bounds) (*partitions.Catalog, []partitions.Partition, error) {
+	return nil, nil, nil
+}
+
+func (barren) WhyNot(time.Time) string { return "it was pruned" }
+
+func TestRejectsSayWhyNoPartitionWasMade(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	b.opts.MaxBad, b.opts.Creator = -1, barren{}
+	var reasons []string
+	b.opts.OnReject = func(r Reject) { reasons = append(reasons, r.Reason) }
+	rep := b.run(write(t, "log", event("2024-01-05", "2019-01-05")+"\n"))
+	if rep.Rejected != 1 || len(reasons) != 1 || reasons[0] != reasonOutside+": it was pruned" {
+		t.Errorf("%d rejected: %q", rep.Rejected, reasons)
+	}
+}

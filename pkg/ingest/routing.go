@@ -91,6 +91,7 @@ func (r *run) seal(ctx context.Context, h *audit.Hasher, b *batch) error {
 		return err
 	}
 	if len(b.outside) > 0 && r.opts.Creator != nil {
+		b.whyNot = r.opts.Creator.WhyNot
 		if err := r.makeRoom(ctx, b); err != nil {
 			return err
 		}

@@ -32,6 +32,8 @@ const (
 // Creator makes partitions: a *partitions.Creator.
 type Creator interface {
 	Ensure(ctx context.Context, t partitions.Table, ranges []partitions.Bounds) (*partitions.Catalog, []partitions.Partition, error)
+	// WhyNot says why the last Ensure made no partition for a key value; "" where there is no particular reason.
+	WhyNot(at time.Time) string
 }
 
 // Options say what a run does. DB, Table, Now and Mapping are required.
