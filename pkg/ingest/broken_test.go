@@ -339,9 +339,9 @@ func TestRejectsSayWhyNoPartitionWasMade(t *testing.T) {
 	b := newBed(t)
 	b.opts.MaxBad, b.opts.Creator = -1, barren{}
 	var reasons []string
-	b.opts.OnReject = func(r Reject) { reasons = append(reasons, r.Reason) }
+	b.opts.OnReject = func(r ingest.Reject) { reasons = append(reasons, r.Reason) }
 	rep := b.run(write(t, "log", event("2024-01-05", "2019-01-05")+"\n"))
-	if rep.Rejected != 1 || len(reasons) != 1 || reasons[0] != reasonOutside+": it was pruned" {
+	if rep.Rejected != 1 || len(reasons) != 1 || reasons[0] != "no partition for its timestamp: it was pruned" {
 		t.Errorf("%d rejected: %q", rep.Rejected, reasons)
 	}
 }
