@@ -36,8 +36,9 @@ type matcher struct {
 	partition string // where the rows come from now
 	rows      int64
 	unsealed  int64
-	oldest    int64 // smallest recorded_at of an unsealed row, µs since 2000
-	checked   int64 // leaf sets compared
+	oldest    int64             // smallest recorded_at of an unsealed row, µs since 2000
+	checked   int64             // leaf sets compared
+	hidden    map[*leafSet]bool // nobody may see the rows of their partition: what is missing cannot be told
 
 	reload    *leafSet // the one set whose ids were read again
 	reloadIDs audit.IDSet
@@ -205,6 +206,10 @@ func (m *matcher) close(s *leafSet) {
 	}
 	m.used -= s.memory()
 	m.open = slices.DeleteFunc(m.open, func(o *leafSet) bool { return o == s })
+	if m.hidden[s] && !s.complete() {
+		m.closeHidden(s)
+		return
+	}
 	m.checked++
 	if s.leaves == nil {
 		m.judgeUntrusted(s)
@@ -214,6 +219,27 @@ func (m *matcher) close(s *leafSet) {
 	}
 	if s.damaged {
 		m.found.add(newFinding(BatchRootMismatch, "the log's record of these %d rows is damaged: they were compared with the leaf store only", s.rec.Rows).on(m.table).in(s.partition).of(s.seq))
+	}
+	s.release()
+}
+
+// hide takes note that the rows of a unit's table could not be seen. Leaf sets whose partition is not clearly another of the unit may be its.
+func (m *matcher) hide(u *unit, hidden *unitRelation) {
+	if m.hidden == nil {
+		m.hidden = map[*leafSet]bool{}
+	}
+	for _, s := range m.sets {
+		elsewhere := slices.ContainsFunc(u.rels, func(r unitRelation) bool { return r.name == s.partition && r.rel.oid != hidden.rel.oid })
+		if !elsewhere {
+			m.hidden[s] = true
+		}
+	}
+}
+
+// closeHidden reports what is certain of a set whose rows were not all to be seen: those that were and differ.
+func (m *matcher) closeHidden(s *leafSet) {
+	if s.leaves != nil {
+		m.reportRows(RowModified, s, s.modified(), "its content is not what was logged")
 	}
 	s.release()
 }

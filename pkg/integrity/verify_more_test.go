@@ -356,3 +356,33 @@ func TestTableLocksAreWaitedFor(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 }
+
+// Rows behind row security cannot be seen by an ordinary role: that is one finding, the rest of the partition's range is still read, and
+// no row is called missing.
+func TestRowSecurityHidesOnlyItsOwn(t *testing.T) {
+	t.Parallel()
+	const split = `ALTER TABLE public.audit_log DETACH PARTITION public.audit_log_2024_01;
+CREATE TABLE public.january_a PARTITION OF public.audit_log FOR VALUES FROM ('2024-01-01') TO ('2024-01-01 00:30');
+CREATE TABLE public.january_b PARTITION OF public.audit_log FOR VALUES FROM ('2024-01-01 00:30') TO ('2024-02-01');
+INSERT INTO public.audit_log OVERRIDING SYSTEM VALUE SELECT * FROM public.audit_log_2024_01; DROP TABLE public.audit_log_2024_01;
+GRANT SELECT ON public.january_a, public.january_b, public.audit_log_2024_02, public.audit_log_2024_03 TO auditdb_verifier; `
+	for name, sql := range map[string]string{
+		"one partition":     "GRANT SELECT ON ALL TABLES IN SCHEMA public TO auditdb_verifier; ALTER TABLE public.audit_log_2024_01 ENABLE ROW LEVEL SECURITY",
+		"one of two":        split + "ALTER TABLE public.january_a ENABLE ROW LEVEL SECURITY",
+		"the second of two": split + "ALTER TABLE public.january_b ENABLE ROW LEVEL SECURITY",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f, _ := filled(t)
+			f.exec(sql)
+			f.db = openDB(t, f.db.Pool().Config().ConnString()+"&options=-c%20role%3Dauditdb_verifier")
+			r := f.verify()
+			if r.OK || r.RowsChecked == 0 || r.RowsChecked >= 230 || !slices.Contains(r.types(), "hostile_relation/error") || slices.Contains(r.types(), "row_missing/error") {
+				t.Errorf("%d rows:\n%s", r.RowsChecked, r.text())
+			}
+			if n := strings.Count(r.text(), "has row security"); n != 1 {
+				t.Errorf("named %d times:\n%s", n, r.text())
+			}
+		})
+	}
+}
