@@ -49,6 +49,7 @@ type PruneDraft struct {
 	Goes    []Partition // what is dropped or detached
 	Kept    []Kept
 	user    string
+	options PruneOptions
 }
 
 // pruneOp is what the executor needs of a step.
@@ -85,7 +86,7 @@ func (w *Worker) DraftPrune(ctx context.Context, t Table, o PruneOptions) (*Prun
 		return nil, err
 	}
 	now := t.KeyTime(w.o.Now())
-	d := &PruneDraft{Table: t, Catalog: c, Action: action, Plan: plan.Plan{Action: "partition.prune " + t.String(), AsOf: w.o.Now(), KeepGoing: true}}
+	d := &PruneDraft{Table: t, Catalog: c, Action: action, options: o, Plan: plan.Plan{Action: "partition.prune " + t.String(), AsOf: w.o.Now(), KeepGoing: true}}
 	if rule.Known {
 		cutoff := rule.Cutoff
 		d.Cutoff = &cutoff
@@ -204,7 +205,11 @@ func (d *PruneDraft) only(named string) error {
 	if i < 0 {
 		return fault.New(fault.Usage, "auditdb partition list shows the partitions", "table %s has no partition %s", d.Table, named)
 	}
-	k := d.Kept[i]
+	return refuseKept(d.Kept[i])
+}
+
+// refuseKept is the error for a partition that the user named and that has to be kept.
+func refuseKept(k Kept) error {
 	hint := ""
 	if k.Reason == KeptNoPolicy || k.Reason == KeptNotExpired {
 		hint = "say with --older-than from when on it may go"

@@ -88,11 +88,49 @@ type Pruned struct {
 	Rows   int64 // -1: not counted
 }
 
-// ApplyPrune carries a draft out, under the table's lock. It returns what was pruned also when an error comes back.
+// ApplyPrune carries a draft out, under the table's lock. It returns what was pruned also when an error comes back. What the rules keep by
+// the time of its turn stays, and goes to the draft's Kept.
 func (w *Worker) ApplyPrune(ctx context.Context, d *PruneDraft, onDone func(plan.Result)) ([]Pruned, error) {
 	ex := &pruning{w: w, d: d, until: w.o.Now().Add(w.o.Wait)}
 	_, err := plan.Apply(ctx, ex, d.Plan, onDone)
 	return ex.done, err
+}
+
+// keptError ends the work on a partition that has to stay, as the rules are by now.
+type keptError struct{ reason Reason }
+
+// Error names the reason.
+func (e *keptError) Error() string { return "it has to be kept: " + string(e.reason) }
+
+// allowed reads the rules anew, as the connected user: between plan and deed there may be minutes, in which a hold may have come.
+func (x *pruning) allowed(ctx context.Context, tx pgx.Tx, p Partition) error {
+	if _, err := tx.Exec(ctx, resetRoleSQL); err != nil {
+		return err
+	}
+	rule, _, err := x.w.rule(ctx, tx, x.d.Table, x.d.options)
+	if err != nil {
+		return err
+	}
+	if reason := rule.reason(p, x.d.Table.KeyTime(x.w.o.Now())); reason != "" {
+		return &keptError{reason}
+	}
+	return nil
+}
+
+// keep notes a partition that the draft let go and the rules keep by now, and takes the mark of an interrupted run off it. One that the
+// user named is refused.
+func (x *pruning) keep(ctx context.Context, p Partition, reason Reason) error {
+	x.w.o.Log.LogAttrs(ctx, slog.LevelWarn, "partition kept after all", slog.String("partition", p.String()), slog.String("reason", string(reason)))
+	x.d.Kept = append(x.d.Kept, Kept{Partition: p, Reason: reason})
+	if p.mark != "" && p.State == Attached {
+		if err := x.undoMark(ctx, p); err != nil {
+			return err
+		}
+	}
+	if x.d.options.Partition != "" {
+		return refuseKept(Kept{Partition: p, Reason: reason})
+	}
+	return nil
 }
 
 // pruning executes a draft's steps.
@@ -116,11 +154,15 @@ func (x *pruning) Execute(ctx context.Context, group []plan.Step) error {
 		case opFinalize:
 			what, err = "finalize the detach of ", x.outside(ctx, op.part, "ALTER TABLE "+x.d.Table.Ident()+" DETACH PARTITION "+op.part.Ident()+" FINALIZE")
 		case opUnmark:
-			what, err = "unmark ", x.comment(ctx, op.part, op.part.comment, nil)
+			what, err = "unmark ", x.comment(ctx, op.part, op.part.comment, nil, nil)
 		case opDetach, opDetachConcurrently:
 			what, err = "detach ", x.detach(ctx, op)
 		case opDrop:
 			what, err = "drop ", x.drop(ctx, op.part)
+		}
+		var kept *keptError
+		if errors.As(err, &kept) {
+			return x.keep(ctx, op.part, kept.reason)
 		}
 		if err != nil {
 			return x.w.explain(x.d.Table, what+op.part.String(), err)
@@ -134,14 +176,19 @@ func (x *pruning) ddl(ctx context.Context, p Partition, what string, fn func(pgx
 	return x.w.o.DB.DDL(ctx, o, fn)
 }
 
-// comment sets the comment of p and records events, in one transaction. p must still be what was planned.
-func (x *pruning) comment(ctx context.Context, p Partition, text string, events []Event) error {
+// comment sets the comment of p and records events, in one transaction, if check (nil: none) allows it. p must still be what was planned.
+func (x *pruning) comment(ctx context.Context, p Partition, text string, events []Event, check func(context.Context, pgx.Tx, Partition) error) error {
 	return x.ddl(ctx, p, "mark", func(tx pgx.Tx) error {
 		if err := same(ctx, tx, p, p.State); err != nil {
 			return err
 		}
 		if _, err := tx.Exec(ctx, commentSQL(p, text)); err != nil {
 			return err
+		}
+		if check != nil {
+			if err := check(ctx, tx, p); err != nil {
+				return err
+			}
 		}
 		return x.w.record(ctx, tx, x.d.Table, events, ledgerPatience)
 	})
@@ -155,7 +202,7 @@ func (x *pruning) detach(ctx context.Context, op pruneOp) error {
 			return err
 		}
 	}
-	if err := x.comment(ctx, p, x.d.Table.mark(p, x.d.Action), []Event{{Kind: EventDetached, Name: p.Name, Bounds: p.Bounds}}); err != nil {
+	if err := x.comment(ctx, p, x.d.Table.mark(p, x.d.Action), []Event{{Kind: EventDetached, Name: p.Name, Bounds: p.Bounds}}, x.allowed); err != nil {
 		return err
 	}
 	sql := "ALTER TABLE " + x.d.Table.Ident() + " DETACH PARTITION " + p.Ident()
@@ -164,8 +211,10 @@ func (x *pruning) detach(ctx context.Context, op pruneOp) error {
 		err = x.outside(ctx, p, sql+" CONCURRENTLY")
 	} else {
 		err = x.ddl(ctx, p, "detach", func(tx pgx.Tx) error {
-			_, err := tx.Exec(ctx, sql)
-			return err
+			if _, err := tx.Exec(ctx, sql); err != nil {
+				return err
+			}
+			return x.allowed(ctx, tx, p)
 		})
 	}
 	if err != nil {
@@ -189,7 +238,7 @@ func (x *pruning) undoMark(ctx context.Context, p Partition) error {
 		return nil
 	default:
 	}
-	err := x.comment(ctx, p, p.comment, nil)
+	err := x.comment(ctx, p, p.comment, nil, nil)
 	if fault.ClassOf(err) == fault.Refused {
 		return nil
 	}
@@ -252,7 +301,7 @@ func (x *pruning) outside(ctx context.Context, p Partition, sql string) error {
 	return err
 }
 
-// drop removes a detached table; the evidence is in the same transaction.
+// drop removes a detached table, if the rules still let it go; the evidence is in the same transaction.
 func (x *pruning) drop(ctx context.Context, p Partition) error {
 	var rows int64
 	err := x.ddl(ctx, p, "drop", func(tx pgx.Tx) error {
@@ -267,6 +316,9 @@ func (x *pruning) drop(ctx context.Context, p Partition) error {
 			return err
 		}
 		if _, err := tx.Exec(ctx, "DROP TABLE "+p.Ident()); err != nil {
+			return err
+		}
+		if err := x.allowed(ctx, tx, p); err != nil { // last, so that nothing comes between but the record
 			return err
 		}
 		return x.w.record(ctx, tx, x.d.Table, []Event{{Kind: EventPruned, Name: p.Name, Bounds: p.Bounds, Rows: rows}}, ledgerPatience)
