@@ -1,10 +1,14 @@
 package partitions
 
 import (
+	"context"
+	"crypto/rand"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/jackc/pgx/v5"
 
 	"auditdb/internal/fault"
 )
@@ -82,6 +86,34 @@ func TestPruneKeepsFindings(t *testing.T) {
 	b.exec(summary(of("01", true, "02")))
 	if done, _ := b.prune(tab, before(t, "2025-01-01")); len(done) != 1 {
 		t.Errorf("after a clean verification: %+v", done)
+	}
+}
+
+// Verifications that may not be read are no clean ones: nothing is pruned. Listing goes on.
+func TestPruneNeedsToReadFindings(t *testing.T) {
+	t.Parallel()
+	b := old(t)
+	tab := b.table("audit_log")
+	user := "blind_" + strings.ToLower(rand.Text())
+	b.exec(`CREATE ROLE `+user, `GRANT auditdb_reader TO `+user)
+	t.Cleanup(func() {
+		if conn, err := pgx.Connect(context.Background(), b.url); err == nil {
+			_, _ = conn.Exec(context.Background(), `DROP ROLE `+user)
+			_ = conn.Close(context.Background())
+		}
+	})
+	b.exec(`REVOKE SELECT ON auditdb.job_run FROM auditdb_reader`)
+	conn := b.conn()
+	if _, err := conn.Exec(t.Context(), `SET ROLE `+user); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err := b.w.rule(t.Context(), conn, tab, before(t, "2025-01-01"))
+	wantClass(t, err, fault.Permission)
+	if hint := fault.HintOf(err); !strings.Contains(hint, `GRANT SELECT ON auditdb.job_run TO "`+user+`"`) {
+		t.Errorf("hint %q", hint)
+	}
+	if r, _, err := b.w.rule(t.Context(), conn, tab, PruneOptions{lenient: true}); err != nil || len(r.Findings) != 0 {
+		t.Errorf("%+v, %v", r, err)
 	}
 }
 

@@ -22,7 +22,7 @@ func (w *Worker) Review(ctx context.Context, t Table, c *Catalog) (*Review, erro
 		return nil, err
 	}
 	r := &Review{own: own, kept: map[uint32]Reason{}}
-	if r.rule, _, err = w.rule(ctx, db, t, PruneOptions{}); err != nil {
+	if r.rule, _, err = w.rule(ctx, db, t, PruneOptions{lenient: true}); err != nil {
 		return nil, err
 	}
 	if !r.rule.Known {

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 
+	"auditdb/internal/fault"
 	"auditdb/internal/postgres"
 )
 
@@ -150,8 +151,8 @@ func LoadArchived(ctx context.Context, q Querier, t Table) ([]Bounds, error) {
 }
 
 // LoadFindings returns the ranges whose latest recorded verification found an error: a run of verify-integrity leaves in its summary the
-// partitions that it covered, as {"table_id", "from", "to", "ok"} with RFC 3339 times or min and max. Without that table, or the right to read
-// it, nothing is known to be wrong.
+// partitions that it covered, as {"table_id", "from", "to", "ok"} with RFC 3339 times or min and max. Without that table nothing is known to be
+// wrong; where it is there and may not be read, the error has class permission.
 func LoadFindings(ctx context.Context, q Querier, t Table) ([]Bounds, error) {
 	there, err := hasOwnTable(ctx, q, "job_run")
 	if err != nil || !there || t.ManagedID == nil {
@@ -170,7 +171,13 @@ func LoadFindings(ctx context.Context, q Querier, t Table) ([]Bounds, error) {
 		})
 	}
 	if postgres.SQLState(err) == postgres.InsufficientPrivilege {
-		return nil, nil
+		user, unknown := currentUser(ctx, q)
+		if unknown != nil { // in a transaction, which has ended with the error
+			user = "the user that connects"
+		} else {
+			user = pgx.Identifier{user}.Sanitize()
+		}
+		return nil, fault.New(fault.Permission, "GRANT USAGE ON SCHEMA auditdb TO "+user+"; GRANT SELECT ON auditdb.job_run TO "+user, "read past verifications of %s: %w", t, err)
 	}
 	return found, wrap(err, "read past verifications of %s", t)
 }
