@@ -230,8 +230,20 @@ func (l *Lock) Release() { l.release() }
 // Lost is closed when the lock's connection has died, after which nothing may rely on the lock.
 func (l *Lock) Lost() <-chan struct{} { return l.lost }
 
-// ErrLockLost is the cause of a context that Guard ended.
-var ErrLockLost = errors.New("the lock's connection was lost")
+// ErrLockLost is the cause of a context that Guard ended. It has class unavailable.
+var ErrLockLost = fault.New(fault.Unavailable, "run it again: it goes on from what is there", "the connection that held the lock was lost")
+
+// LockLost gives err, of work under a context of Guard, its cause when that is the lost lock: what such work says by itself is only that
+// it was cancelled. The rest of err stays in the message.
+func LockLost(guarded context.Context, err error) error {
+	switch {
+	case err == nil || !errors.Is(context.Cause(guarded), ErrLockLost):
+		return err
+	case errors.Is(err, ErrLockLost):
+		return fault.New(fault.Unavailable, fault.HintOf(ErrLockLost), "%w", err)
+	}
+	return fmt.Errorf("%w (%v)", ErrLockLost, err) //nolint:errorlint // its class must not count
+}
 
 // Guard gives a context that ends with ErrLockLost as its cause when the lock is lost. Call the function when done.
 func (l *Lock) Guard(ctx context.Context) (context.Context, context.CancelFunc) {

@@ -145,6 +145,19 @@ func TestLockLost(t *testing.T) {
 	if !errors.Is(context.Cause(guarded), postgres.ErrLockLost) {
 		t.Errorf("cause: %v", context.Cause(guarded))
 	}
+	_, err = db.Pool().Exec(guarded, `SELECT 1`)
+	for _, err := range []error{err, context.Cause(guarded), fault.New(fault.Locked, "wait", "while: %w", context.Cause(guarded)), errors.New("something else")} {
+		lost := postgres.LockLost(guarded, err)
+		if !errors.Is(lost, postgres.ErrLockLost) || postgres.Class(lost) != fault.Unavailable || !strings.Contains(fault.HintOf(lost), "run it again") || !strings.Contains(lost.Error(), err.Error()) {
+			t.Errorf("%v: class %q, hint %q", lost, postgres.Class(lost), fault.HintOf(lost))
+		}
+	}
+	if err := postgres.LockLost(guarded, nil); err != nil {
+		t.Errorf("done all the same: %v", err)
+	}
+	if err := postgres.LockLost(t.Context(), context.Canceled); !errors.Is(err, context.Canceled) {
+		t.Errorf("another cause: %v", err)
+	}
 	lock.Release()
 }
 

@@ -89,6 +89,27 @@ func TestPruneKeepsFindings(t *testing.T) {
 	}
 }
 
+// Work whose lock is lost ends as unavailable, not as if the user had stopped it.
+func TestLockedSaysThatTheLockIsLost(t *testing.T) {
+	t.Parallel()
+	b := old(t)
+	tab := b.table("audit_log")
+	err := b.w.Locked(t.Context(), tab, func(ctx context.Context) error {
+		holders, err := b.db.Holders(ctx, LockName(tab))
+		if err != nil || len(holders) != 1 {
+			t.Errorf("%v %v", holders, err)
+			return err
+		}
+		b.exec(fmt.Sprintf("SELECT pg_terminate_backend(%d)", holders[0].PID))
+		_, err = b.db.Pool().Exec(ctx, "SELECT pg_sleep(30)")
+		return err
+	})
+	wantClass(t, err, fault.Unavailable)
+	if err == nil || !strings.Contains(err.Error(), "lock was lost") || fault.HintOf(err) == "" {
+		t.Errorf("%v; %q", err, fault.HintOf(err))
+	}
+}
+
 // Verifications that may not be read are no clean ones: nothing is pruned. Listing goes on.
 func TestPruneNeedsToReadFindings(t *testing.T) {
 	t.Parallel()

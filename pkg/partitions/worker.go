@@ -59,7 +59,11 @@ func (w *Worker) Locked(ctx context.Context, t Table, fn func(context.Context) e
 		return fmt.Errorf("change partitions of %s: %w", t, err)
 	}
 	defer release()
-	return fn(locked)
+	err = postgres.LockLost(locked, fn(locked))
+	if errors.Is(err, postgres.ErrLockLost) {
+		return fmt.Errorf("change partitions of %s: %w", t, err)
+	}
+	return err
 }
 
 // Check says whether changes of t's partitions would be refused for lack of evidence. It changes nothing.
