@@ -2,11 +2,13 @@ package migrations
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"auditdb/internal/postgres"
 	"auditdb/pkg/plan"
@@ -169,7 +171,8 @@ func sameTime(err error) bool {
 	case postgres.DuplicateObject, postgres.UniqueViolation, postgres.DuplicateSchema, postgres.DeadlockDetected:
 		return true
 	case postgres.InternalError:
-		return strings.Contains(err.Error(), "concurrently")
+		var pg *pgconn.PgError // its message is in the server's language
+		return errors.As(err, &pg) && (pg.Routine == "simple_heap_update" || pg.Routine == "simple_heap_delete")
 	}
 	return false
 }

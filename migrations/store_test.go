@@ -12,14 +12,14 @@ import (
 
 func TestSameTime(t *testing.T) {
 	t.Parallel()
-	concurrently := &pgconn.PgError{Code: postgres.InternalError, Message: "tuple concurrently updated"}
+	concurrently := &pgconn.PgError{Code: postgres.InternalError, Message: "Tupel gleichzeitig aktualisiert", Routine: "simple_heap_update"}
 	for _, c := range []struct {
 		err  error
 		want bool
 	}{
 		{concurrently, true}, // as the driver returns it, with nothing around it
 		{fmt.Errorf("grant: %w", concurrently), true},
-		{&pgconn.PgError{Code: postgres.InternalError, Message: "cache lookup failed"}, false},
+		{&pgconn.PgError{Code: postgres.InternalError, Message: "cache lookup failed", Routine: "get_role"}, false},
 		{&pgconn.PgError{Code: postgres.DuplicateObject}, true},
 		{&pgconn.PgError{Code: postgres.InsufficientPrivilege}, false},
 		{errors.New("concurrently"), false},
