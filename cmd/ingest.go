@@ -72,7 +72,7 @@ func newIngestCmd(app *App) *cobra.Command {
 	f.StringVar(&o.timeZone, "time-zone", "", "`ZONE` of native timestamps that name none (default: reject them)")
 	f.StringVar(&o.source, "source", "", "the source's `NAME` (default: its absolute path; needed for -)")
 	f.BoolVar(&o.create, "create-partitions", false, "make the partitions that events need, at most 48 hours ahead")
-	f.StringVar(&o.rejects, "rejects", "", "`FILE` to put bad records into")
+	f.StringVar(&o.rejects, "rejects", "", "`FILE` to put bad records into; of one over 16 MiB the beginning, marked \"truncated\": true")
 	f.Int64Var(&o.maxRejects, "max-rejects", 0, "stop after this many bad records (default: never with --rejects, else at the first)")
 	f.IntVar(&o.batchSize, "batch-size", ingest.DefaultBatchRows, "records a transaction")
 	f.IntVarP(&o.jobs, "jobs", "j", 1, "connections that copy at once")

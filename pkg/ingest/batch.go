@@ -316,7 +316,7 @@ func (b *batch) rejects() []Reject {
 		}
 		out[i] = Reject{
 			Source: b.chunk.src.Name, Record: b.chunk.first + int64(e.record), Offset: p.offset, Reason: e.reason, Raw: raw,
-			Skipped: e.record >= b.records,
+			Cut: p.over != nil, Skipped: e.record >= b.records,
 		}
 	}
 	return out

@@ -5,10 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"auditdb/internal/fault"
 	"auditdb/internal/postgres"
@@ -313,7 +313,9 @@ func copyError(l *leaf, err error) error {
 	case postgres.UndefinedTable:
 		return errStale
 	case postgres.CheckViolation:
-		if strings.Contains(err.Error(), "partition constraint") {
+		// A violated CHECK is named. The bounds of a partition have no name, and the message is in the server's language.
+		var pg *pgconn.PgError
+		if errors.As(err, &pg) && pg.ConstraintName == "" && pg.TableName != "" {
 			return errStale
 		}
 	}

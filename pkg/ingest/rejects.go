@@ -24,6 +24,7 @@ type Reject struct {
 	Offset  int64  // of its first byte in the decompressed content
 	Reason  string // never holds the record's values
 	Raw     []byte // the record; of an oversize one its beginning
+	Cut     bool   // Raw is only its beginning: the record is over MaxRecord
 	Skipped bool   // the file ended in the middle of it: the next run looks at it again
 }
 
@@ -34,6 +35,7 @@ type rejectLine struct {
 	Offset int64  `json:"offset"`
 	Reason string `json:"reason"`
 	Raw    string `json:"raw_base64"`
+	Cut    bool   `json:"truncated,omitempty"` // raw_base64 has the first bytes only
 }
 
 // RejectFile is a file of rejected records, one JSON object a line. Lines that are there from an earlier run are not written again.
@@ -136,7 +138,7 @@ func (r *RejectFile) write(rejects []Reject) error {
 }
 
 func (r *RejectFile) line(buf *bytes.Buffer, j *Reject) error {
-	text, err := json.Marshal(rejectLine{Source: j.Source, Record: j.Record, Offset: j.Offset, Reason: j.Reason, Raw: base64.StdEncoding.EncodeToString(j.Raw)})
+	text, err := json.Marshal(rejectLine{Source: j.Source, Record: j.Record, Offset: j.Offset, Reason: j.Reason, Raw: base64.StdEncoding.EncodeToString(j.Raw), Cut: j.Cut})
 	if err != nil {
 		return fmt.Errorf("write a reject: %w", err)
 	}

@@ -26,6 +26,7 @@ type rejectLine struct {
 	Offset int64  `json:"offset"`
 	Reason string `json:"reason"`
 	Raw    string `json:"raw_base64"`
+	Cut    bool   `json:"truncated"`
 }
 
 func readRejects(tb testing.TB, path string) []rejectLine {
@@ -137,6 +138,9 @@ func TestBadRecords(t *testing.T) {
 		raw, err := base64.StdEncoding.DecodeString(l.Raw)
 		if err != nil || (string(raw) != bad[i].line && len(bad[i].line) < ingest.MaxRecord) {
 			t.Errorf("reject %d: raw %.40q", i, raw)
+		}
+		if l.Cut != (len(bad[i].line) > ingest.MaxRecord) {
+			t.Errorf("reject %d: truncated %t of %d bytes", i, l.Cut, len(bad[i].line))
 		}
 		want := bad[i].reason
 		if strings.HasPrefix(want, "record of") {

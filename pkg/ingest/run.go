@@ -85,8 +85,10 @@ type run struct {
 	lookFirst atomic.Bool // the last batch had events that were there already
 	number    atomic.Int64
 
-	mu     sync.Mutex
+	taking sync.Mutex // blocks, also while more of them are fetched
 	blocks []int64
+
+	mu     sync.Mutex
 	bad    int64 // rejected so far, reserved before commit
 	report Report
 	shown  int
@@ -316,8 +318,8 @@ func (r *run) prepareOne(ctx context.Context, p *preparer, c *chunk) error {
 
 // nextBlock takes a block id; those that a run does not use are lost, which does no harm.
 func (r *run) nextBlock(ctx context.Context) (int64, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	r.taking.Lock()
+	defer r.taking.Unlock()
 	if len(r.blocks) == 0 {
 		if r.opts.DryRun {
 			return 1 << 24, nil
