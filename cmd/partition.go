@@ -102,7 +102,7 @@ func partitionWorker(app *App, db *postgres.DB) (*partitions.Worker, error) {
 }
 
 // partitionLock takes the lock in Redis first, where Redis is configured, so that runs on other hosts need not poll the database; then
-// PostgreSQL's, which is the one that counts.
+// PostgreSQL's, which is the one that counts: the owner of a lock in Redis may be long dead. Redis gets half of the time to wait.
 func partitionLock(app *App, db *postgres.DB) partitions.LockFunc {
 	return func(ctx context.Context, t partitions.Table) (context.Context, func(), error) {
 		first, err := lockInRedis(ctx, app, db, t)
@@ -134,12 +134,15 @@ func lockInRedis(ctx context.Context, app *App, db *postgres.DB, t partitions.Ta
 		return nil, err
 	}
 	name := fmt.Sprintf("%d:%d:%s", server.SystemID, server.DatabaseOID, partitions.LockName(t))
-	lock, err := client.Lock(ctx, name, app.Config.Redis.LockTTL, app.Config.Wait)
+	lock, err := client.Lock(ctx, name, app.Config.Redis.LockTTL, app.Config.Wait/2)
 	switch {
 	case err == nil:
 		return lock.Release, nil
 	case redis.IsGone(err) && !app.Config.Redis.Required:
 		app.Warn("going on without Redis, with PostgreSQL's locks alone: %v", err)
+		return none, nil
+	case fault.ClassOf(err) == fault.Locked && ctx.Err() == nil:
+		app.Warn("going on with PostgreSQL's lock, which decides: %v", err)
 		return none, nil
 	}
 	return nil, err

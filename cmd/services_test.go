@@ -2,12 +2,16 @@ package cmd
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"auditdb/internal/pgtest"
+	"auditdb/internal/redis"
+	"auditdb/pkg/partitions"
 )
 
 // useRedis asks for Redis twice, as two steps of a command would, and prints whether it was there.
@@ -52,6 +56,50 @@ func TestRedisIsOptional(t *testing.T) {
 	t.Setenv("REDIS_URL", "http://:Tr0ub4dor@x")
 	if code, _, stderr = run(t, useRedis); code != 2 || strings.Contains(stderr, "Tr0ub4dor") {
 		t.Errorf("no Redis address: exit %d, %s", code, stderr)
+	}
+}
+
+// A lock in Redis whose owner is dead holds nothing up for good: PostgreSQL's decides.
+func TestDeadHolderInRedis(t *testing.T) {
+	t.Parallel()
+	address, url := pgtest.Redis(t), pgtest.DB(t)
+	dead, err := redis.Open(t.Context(), address, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = dead.Close() })
+	try := func(app *App, cmd *cobra.Command) error {
+		ctx := cmd.Context()
+		db, err := app.Postgres(ctx, "partition.create")
+		if err != nil {
+			return err
+		}
+		table, err := partitions.Resolve(ctx, db, partitions.DefaultTable)
+		if err != nil {
+			return err
+		}
+		server, err := db.Info(ctx)
+		if err != nil {
+			return err
+		}
+		key := fmt.Sprintf("auditdb:lock:%d:%d:%s", server.SystemID, server.DatabaseOID, partitions.LockName(table))
+		if err := dead.Set(ctx, key, "token pid 1 on gone", time.Hour).Err(); err != nil {
+			return err
+		}
+		_, release, err := partitionLock(app, db)(ctx, table)
+		if err != nil {
+			return err
+		}
+		defer release()
+		holders, err := db.Holders(ctx, partitions.LockName(table))
+		if err == nil && len(holders) != 1 {
+			t.Errorf("holders in PostgreSQL: %v", holders)
+		}
+		return err
+	}
+	code, _, stderr := run(t, try, "--redis-url", address, "--database-url", url, "--wait", "200ms")
+	if code != 0 || strings.Count(stderr, "auditdb: warning: going on with PostgreSQL's lock") != 1 || !strings.Contains(stderr, "pid 1 on gone") {
+		t.Errorf("exit %d, %s", code, stderr)
 	}
 }
 
