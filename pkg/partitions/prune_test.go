@@ -9,8 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"auditdb/internal/fault"
 )
 
@@ -378,92 +376,6 @@ func TestPruneLooksAgain(t *testing.T) {
 	if !slices.Equal(goneNames(done), []string{"audit_log_2024_02"}) || !b.exists("public.audit_log_2024_01") || !b.exists("public.kept") {
 		t.Errorf("%+v, %v", done, err)
 	}
-}
-
-// meddler is a ledger that changes the rules once the detach of a partition is recorded.
-type meddler struct {
-	*book
-	b         *base
-	part, sql string
-}
-
-func (m *meddler) Record(ctx context.Context, tx pgx.Tx, t Table, events []Event) error {
-	for _, e := range events {
-		if e.Kind == EventDetached && e.Name == m.part {
-			m.b.exec(m.sql)
-		}
-	}
-	return m.book.Record(ctx, tx, t, events)
-}
-
-// A hold, a finding or the loss of an archive that comes after the plan keeps its partition; the others go.
-func TestPruneReadsTheRulesAgain(t *testing.T) {
-	t.Parallel()
-	const hold = `INSERT INTO auditdb.hold (span, reason) VALUES ('[2024-02-10Z,2024-02-11Z)', 'lawsuit')`
-	for name, c := range map[string]struct {
-		setup, change string
-		reason        Reason
-		late          bool // the change comes between DETACH and DROP
-	}{
-		"hold": {``, hold, KeptHold, false},
-		"finding": {
-			``,
-			`INSERT INTO auditdb.job_run (job, version, started_at, finished_at, summary) VALUES ('verify-integrity', 'x', now(), now(),
-			 '{"partitions": [{"table_id": 1, "from": "2024-02-01T00:00:00Z", "to": "2024-03-01T00:00:00Z", "ok": false}]}')`,
-			KeptFinding, false,
-		},
-		"hold before the drop":         {``, hold, KeptHold, true},
-		"hold with a default":          {`CREATE TABLE audit_log_rest PARTITION OF audit_log DEFAULT`, hold, KeptHold, false},
-		"hold with a default, between": {`CREATE TABLE audit_log_rest PARTITION OF audit_log DEFAULT`, hold, KeptHold, true},
-		"archive gone": {
-			`INSERT INTO auditdb.policy (table_id, name, keep) VALUES (1, 'base', '1 year');
-			 INSERT INTO auditdb.archive (table_id, part_name, part_from, part_to, url, format, rows, bytes, sha256, root, log_size, verified_at)
-			 SELECT 1, 'x' || m, make_timestamptz(2024, m, 1, 0, 0, 0, 'UTC'), make_timestamptz(2024, m + 1, 1, 0, 0, 0, 'UTC'), 'u' || m, 'f', 1, 1, '', '', 1, now() FROM generate_series(1, 3) m`,
-			`UPDATE auditdb.archive SET deleted_at = now() WHERE part_name = 'x2'`, KeptNotArchived, false,
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			b := old(t, c.setup)
-			tab := b.table("audit_log")
-			o := before(t, "2025-01-01")
-			if strings.Contains(c.setup, "policy") {
-				o = PruneOptions{}
-			}
-			if c.late {
-				b.o.Ledger = &meddler{b.ledger, b, "audit_log_2024_02", c.change}
-				b.w = NewWorker(b.o)
-			}
-			d, err := b.w.DraftPrune(t.Context(), tab, o)
-			if err != nil || len(d.Goes) != 3 {
-				t.Fatalf("%+v, %v", d, err)
-			}
-			if !c.late {
-				b.exec(c.change)
-			}
-			done, err := b.w.ApplyPrune(t.Context(), d, nil)
-			if err != nil || !slices.Equal(goneNames(done), []string{"audit_log_2024_01", "audit_log_2024_03"}) || reasonOf(d, "audit_log_2024_02") != c.reason {
-				t.Errorf("%v %+v, %v", goneNames(done), d.Kept, err)
-			}
-			if n := value[int64](b, "SELECT count(*) FROM public.audit_log_2024_02"); n != 9 {
-				t.Errorf("%d rows left", n)
-			}
-			all := b.catalog(tab).All()
-			if attached := all[0].Name == "audit_log_2024_02"; attached && all[0].mark != "" || !attached && !c.late {
-				t.Errorf("%+v", all[0])
-			}
-		})
-	}
-	b := old(t)
-	o := before(t, "2025-01-01")
-	o.Partition = "audit_log_2024_02"
-	d, err := b.w.DraftPrune(t.Context(), b.table("audit_log"), o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.exec(hold)
-	_, err = b.w.ApplyPrune(t.Context(), d, nil)
-	wantClass(t, err, fault.Refused)
 }
 
 func TestPruneIsUndoneWithItsRecord(t *testing.T) {

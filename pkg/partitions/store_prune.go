@@ -30,6 +30,13 @@ FROM pg_constraint k WHERE k.contype = 'f' AND k.confrelid = ANY ($1) AND k.conp
 SELECT n.nspname, c.relname::text, c.relispartition, coalesce((SELECT h.inhdetachpending FROM pg_inherits h WHERE h.inhrelid = c.oid), false)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1`
 
+	snapshotsSQL = `
+SELECT pid, coalesce(application_name, ''), coalesce(usename::text, ''), coalesce(host(client_addr), ''), coalesce(backend_type, ''), coalesce(state, ''), xact_start,
+  extract(epoch FROM clock_timestamp() - xact_start)::float8, coalesce(query, '')
+FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_xmin IS NOT NULL AND xact_start IS NOT NULL AND query NOT ILIKE 'vacuum%'
+ORDER BY xact_start`
+
 	// oldEnough leaves out short transactions, of which a busy table always has some.
 	oldEnough = 500 * time.Millisecond
 	lookAgain = 250 * time.Millisecond
@@ -152,7 +159,7 @@ func (x *pruning) Execute(ctx context.Context, group []plan.Step) error {
 		var err error
 		switch op.kind {
 		case opFinalize:
-			what, err = "finalize the detach of ", x.outside(ctx, op.part, "ALTER TABLE "+x.d.Table.Ident()+" DETACH PARTITION "+op.part.Ident()+" FINALIZE")
+			what, err = "finalize the detach of ", x.finalize(ctx, op.part)
 		case opUnmark:
 			what, err = "unmark ", x.comment(ctx, op.part, op.part.comment, nil, nil)
 		case opDetach, opDetachConcurrently:
@@ -198,7 +205,7 @@ func (x *pruning) comment(ctx context.Context, p Partition, text string, events 
 func (x *pruning) detach(ctx context.Context, op pruneOp) error {
 	p := op.part
 	if op.kind == opDetachConcurrently {
-		if err := x.preflight(ctx, p); err != nil {
+		if err := x.preflight(ctx, p, "detach", false); err != nil {
 			return err
 		}
 	}
@@ -208,7 +215,7 @@ func (x *pruning) detach(ctx context.Context, op pruneOp) error {
 	sql := "ALTER TABLE " + x.d.Table.Ident() + " DETACH PARTITION " + p.Ident()
 	var err error
 	if op.kind == opDetachConcurrently {
-		err = x.outside(ctx, p, sql+" CONCURRENTLY")
+		err = x.outside(ctx, p, sql+" CONCURRENTLY", 0)
 	} else {
 		err = x.ddl(ctx, p, "detach", func(tx pgx.Tx) error {
 			if _, err := tx.Exec(ctx, sql); err != nil {
@@ -245,42 +252,92 @@ func (x *pruning) undoMark(ctx context.Context, p Partition) error {
 	return err
 }
 
-// preflight waits until no old transaction uses the table or the partition: DETACH CONCURRENTLY would wait for it half way.
-func (x *pruning) preflight(ctx context.Context, p Partition) error {
+// preflight waits until no old transaction is in the way: what comes next would wait for it half way. Only FINALIZE waits for snapshots of
+// transactions that never used the table, too.
+func (x *pruning) preflight(ctx context.Context, p Partition, what string, snapshots bool) error {
 	for {
-		all, err := x.w.o.DB.Blockers(ctx, []uint32{x.d.Table.OID, p.OID})
-		if err != nil {
+		old, err := x.oldTransactions(ctx, p, snapshots)
+		if err != nil || len(old) == 0 {
 			return err
 		}
-		var old []string
-		seen := map[int]bool{0: false} // one session has many locks
-		for _, b := range all {
-			if seen[b.PID] {
-				continue
-			}
-			seen[b.PID] = b.PID != 0
-			if b.Backend != "autovacuum worker" && (b.Age >= oldEnough || b.PID == 0) {
-				old = append(old, b.String())
-			}
-		}
-		if len(old) == 0 {
-			return nil
-		}
 		if !x.w.o.Now().Before(x.until) {
-			return fault.New(fault.Locked, "end or wait for that transaction, or allow more time with --wait", "detach %s: blocked by %s", p, strings.Join(old[:min(len(old), 3)], "; "))
+			return x.blocked(p, what, old)
 		}
 		timer := time.NewTimer(lookAgain)
 		select {
 		case <-ctx.Done():
 			timer.Stop()
-			return fmt.Errorf("detach %s: %w", p, context.Cause(ctx))
+			return fmt.Errorf("%s %s: %w", what, p, context.Cause(ctx))
 		case <-timer.C:
 		}
 	}
 }
 
-// outside runs a statement that cannot be in a transaction, without timeouts: they would leave the detach pending.
-func (x *pruning) outside(ctx context.Context, p Partition, sql string) error {
+// oldTransactions describes the transactions that use the table or p, or, if asked for, have an old snapshot. Each session comes once.
+func (x *pruning) oldTransactions(ctx context.Context, p Partition, snapshots bool) ([]string, error) {
+	all, err := x.w.o.DB.Blockers(ctx, []uint32{x.d.Table.OID, p.OID})
+	if err != nil {
+		return nil, err
+	}
+	if snapshots {
+		more, err := oldSnapshots(ctx, x.w.o.DB.Pool())
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, more...)
+	}
+	var old []string
+	seen := map[int]bool{0: false} // one session has many locks
+	for _, b := range all {
+		if seen[b.PID] {
+			continue
+		}
+		seen[b.PID] = b.PID != 0
+		if b.Backend != "autovacuum worker" && (b.Age >= oldEnough || b.PID == 0) {
+			old = append(old, b.String())
+		}
+	}
+	return old, nil
+}
+
+// oldSnapshots lists the other sessions of this database that have a snapshot.
+func oldSnapshots(ctx context.Context, q Querier) ([]postgres.Blocker, error) {
+	rows, err := q.Query(ctx, snapshotsSQL)
+	if err != nil {
+		return nil, fmt.Errorf("look for old snapshots: %w", err)
+	}
+	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (b postgres.Blocker, err error) {
+		var query string
+		var age float64
+		err = row.Scan(&b.PID, &b.Application, &b.User, &b.Client, &b.Backend, &b.State, &b.Since, &age, &query)
+		b.Age, b.Query = time.Duration(age*float64(time.Second)), postgres.QueryShape(query)
+		return b, err
+	})
+	return found, wrap(err, "look for old snapshots")
+}
+
+// finalize ends a pending detach. Unlike the detach itself it may give up, since that leaves everything as it was.
+func (x *pruning) finalize(ctx context.Context, p Partition) error {
+	if err := x.preflight(ctx, p, "finalize the detach of", true); err != nil {
+		return err
+	}
+	err := x.outside(ctx, p, "ALTER TABLE "+x.d.Table.Ident()+" DETACH PARTITION "+p.Ident()+" FINALIZE", max(x.until.Sub(x.w.o.Now()), x.w.o.LockTimeout, lookAgain))
+	if !postgres.IsLockNotAvailable(err) {
+		return err
+	}
+	old, unseen := x.oldTransactions(ctx, p, true)
+	if unseen != nil || len(old) == 0 {
+		old = []string{"a session that has ended or could not be seen"}
+	}
+	return x.blocked(p, "finalize the detach of", old)
+}
+
+func (x *pruning) blocked(p Partition, what string, by []string) error {
+	return fault.New(fault.Locked, "end or wait for that transaction, or allow more time with --wait", "%s %s: blocked by %s", what, p, strings.Join(by[:min(len(by), 3)], "; "))
+}
+
+// outside runs a statement that cannot be in a transaction. A detach has no lock timeout (0), which would leave it pending.
+func (x *pruning) outside(ctx context.Context, p Partition, sql string, lockTimeout time.Duration) error {
 	conn, err := x.w.o.DB.Connect(ctx)
 	if err != nil {
 		return err
@@ -290,7 +347,7 @@ func (x *pruning) outside(ctx context.Context, p Partition, sql string) error {
 		defer cancel()
 		_ = conn.Close(end) // the server ends the session either way
 	}()
-	setup := "SET lock_timeout = 0; SET statement_timeout = 0"
+	setup := fmt.Sprintf("SET lock_timeout = %d; SET statement_timeout = 0", lockTimeout.Milliseconds())
 	if role := x.d.role(p); role != "" {
 		setup += "; SET ROLE " + pgx.Identifier{role}.Sanitize()
 	}
