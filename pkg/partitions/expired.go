@@ -39,6 +39,7 @@ type Rule struct {
 	ArchiveRequired bool
 	Archived        []Bounds // ranges with a verified archive
 	Findings        []Bounds // ranges whose latest verification found an error
+	taken           int      // so many of MaxDrop are taken by what an interrupted prune has left
 }
 
 // Kept is a partition that prune leaves alone, and why.
@@ -65,7 +66,7 @@ func Expired(parts []Partition, r Rule, now time.Time) (expired []Partition, kep
 			present++
 		}
 	}
-	dropped := 0
+	dropped := r.taken
 	for i, p := range parts {
 		if !p.begun(now) {
 			continue

@@ -164,7 +164,7 @@ func (w *Worker) rule(ctx context.Context, q Querier, t Table, o PruneOptions) (
 	return r, action, err
 }
 
-// choose divides the catalog into what goes and what is kept.
+// choose divides the catalog into what goes and what is kept. What an interrupted prune has left goes first.
 func (d *PruneDraft) choose(c *Catalog, rule Rule, now time.Time, named string) error {
 	var parts, begun []Partition // begun: what an earlier prune has taken, or begun to take, out of the table
 	for _, p := range append(slices.Clone(c.All()), c.Leftovers()...) {
@@ -177,15 +177,23 @@ func (d *PruneDraft) choose(c *Catalog, rule Rule, now time.Time, named string) 
 	if def := c.Default(); def != nil {
 		parts = append(parts, *def)
 	}
-	d.Goes, d.Kept = Expired(parts, rule, now)
+	slices.SortStableFunc(begun, func(a, b Partition) int { return compareBounds(a.Bounds, b.Bounds) })
+	var goes []Partition
+	var kept []Kept
 	for _, p := range begun {
 		switch reason := rule.reason(p, now); {
 		case reason != "":
-			d.Kept = append(d.Kept, Kept{Partition: p, Reason: reason})
-		case d.Action == Drop:
-			d.Goes = append(d.Goes, p)
+			kept = append(kept, Kept{Partition: p, Reason: reason})
+		case d.Action != Drop:
+		case rule.MaxDrop > 0 && rule.taken >= rule.MaxDrop:
+			kept = append(kept, Kept{Partition: p, Reason: KeptMaxDrop})
+		default:
+			rule.taken++
+			goes = append(goes, p)
 		}
 	}
+	d.Goes, d.Kept = Expired(parts, rule, now)
+	d.Goes, d.Kept = append(d.Goes, goes...), append(d.Kept, kept...)
 	slices.SortStableFunc(d.Goes, func(a, b Partition) int { return compareBounds(a.Bounds, b.Bounds) })
 	if named == "" {
 		return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -145,5 +146,39 @@ func TestPruneFinalizeWaitsForReaders(t *testing.T) {
 	}
 	if n := value[int64](b, "SELECT count(*) FROM pg_inherits WHERE inhparent = $1 AND inhdetachpending", tab.OID); n != 0 {
 		t.Error("still pending")
+	}
+}
+
+// What an interrupted run has left counts towards max_drop, before what is still attached.
+func TestPruneCountsLeftovers(t *testing.T) {
+	t.Parallel()
+	for limit, c := range map[int]struct {
+		goes []string
+		kept map[string]Reason
+	}{
+		1:  {[]string{"audit_log_2024_02"}, map[string]Reason{"audit_log_2024_01": KeptMaxDrop, "audit_log_2024_03": KeptMaxDrop}},
+		2:  {[]string{"audit_log_2024_02", "audit_log_2024_03"}, map[string]Reason{"audit_log_2024_01": KeptMaxDrop}},
+		3:  {[]string{"audit_log_2024_01", "audit_log_2024_02", "audit_log_2024_03"}, nil},
+		12: {[]string{"audit_log_2024_01", "audit_log_2024_02", "audit_log_2024_03"}, nil},
+	} {
+		t.Run(strconv.Itoa(limit), func(t *testing.T) {
+			t.Parallel()
+			b := old(t)
+			tab := b.table("audit_log")
+			for _, p := range b.catalog(tab).All()[1:3] {
+				b.exec(commentSQL(p, tab.mark(p, Drop)), "ALTER TABLE audit_log DETACH PARTITION "+p.Ident())
+			}
+			o := before(t, "2025-01-01")
+			o.MaxDrop = &limit
+			done, d := b.prune(tab, o)
+			if got := goneNames(done); !slices.Equal(got, c.goes) {
+				t.Errorf("pruned %v, want %v", got, c.goes)
+			}
+			for name, want := range c.kept {
+				if got := reasonOf(d, name); got != want {
+					t.Errorf("%s kept because of %q, want %q", name, got, want)
+				}
+			}
+		})
 	}
 }
