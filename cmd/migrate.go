@@ -170,7 +170,7 @@ func runMigrateDown(ctx context.Context, app *App, o migrateOptions) error {
 	if _, err := startRun(ctx, app, db, "migrate.down"); err != nil {
 		return err
 	}
-	result, err := migrations.Down(ctx, db, migrations.Options{To: o.to, Wait: app.Config.Wait})
+	result, err := migrations.Down(ctx, db, migrations.Options{To: o.to, Wait: app.Config.Wait, Confirmed: &doc.Plan})
 	if err != nil {
 		return migrateFailed(result, err)
 	}

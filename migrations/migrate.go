@@ -28,6 +28,9 @@ const (
 type Options struct {
 	To   int64         // stop at this version; Up: 0 is the newest; Down: 0 takes everything away
 	Wait time.Duration // for another migration of the same database
+
+	// Confirmed is what was agreed to: Down refuses to take back more than that. Nil: anything.
+	Confirmed *plan.Plan
 }
 
 // Migration is one version of the schema.
@@ -334,6 +337,11 @@ func Down(ctx context.Context, db *postgres.DB, o Options) (Result, error) {
 		result := Result{Plan: p}
 		if err != nil || len(p.Steps) == 0 {
 			return result, err
+		}
+		if o.Confirmed != nil {
+			if differences := plan.Difference(*o.Confirmed, p); len(differences) > 0 {
+				return result, fault.New(fault.Refused, "look at the new plan with --dry-run", "migrate down: the schema has changed since the plan was confirmed: %s", strings.Join(differences, "; "))
+			}
 		}
 		return result, run(ctx, db, &result, func(ctx context.Context, p *goose.Provider) ([]*goose.MigrationResult, error) {
 			return p.DownTo(ctx, o.To)

@@ -397,3 +397,29 @@ func roleConn(t *testing.T, address, role string) *pgx.Conn {
 	}
 	return conn
 }
+
+// A version that came between the confirmation and the lock is not taken back with the others.
+func TestDownTakesBackOnlyWhatWasConfirmed(t *testing.T) {
+	t.Parallel()
+	db := open(t, pgtest.Empty(t))
+	up(t, db, migrations.Options{To: 4})
+	confirmed, err := migrations.PlanDown(t.Context(), db, 3)
+	if err != nil || len(confirmed.Steps) != 1 {
+		t.Fatal(confirmed.Steps, err)
+	}
+	up(t, db, migrations.Options{})
+	o := migrations.Options{To: 3, Confirmed: &confirmed}
+	_, err = migrations.Down(t.Context(), db, o)
+	if fault.ClassOf(err) != fault.Refused || !strings.Contains(err.Error(), "00005_operations was not in the confirmed plan") {
+		t.Error(err)
+	}
+	if again := up(t, db, migrations.Options{}); len(again.Applied) != 0 {
+		t.Errorf("something was taken back: %v", again.Applied)
+	}
+	if confirmed, err = migrations.PlanDown(t.Context(), db, 3); err != nil {
+		t.Fatal(err)
+	}
+	if down, err := migrations.Down(t.Context(), db, o); err != nil || len(down.Applied) != 2 {
+		t.Error(down.Applied, err)
+	}
+}
