@@ -417,7 +417,7 @@ func (c *committer) record(ctx context.Context, tx pgx.Tx, b *batch, src int64, 
 
 // recordRange notes the range of a batch that is not in the log: no row was inserted, or the table's integrity is off.
 func (c *committer) recordRange(ctx context.Context, tx pgx.Tx, rng rangeRow) error {
-	if err := lockRanges(ctx, tx, logLock); err != nil {
+	if err := lockRanges(ctx, tx, logLock, c.run.lockWait); err != nil {
 		return err
 	}
 	q := &pgx.Batch{}
@@ -438,7 +438,7 @@ func (c *committer) lookUp(ctx context.Context, b *batch) (outcome, bool, error)
 		return outcome{}, false, fmt.Errorf("begin: %w", err)
 	}
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // only looked
-	if err := lockRanges(ctx, tx, logLock); err != nil {
+	if err := lockRanges(ctx, tx, logLock, c.run.lockWait); err != nil {
 		return outcome{}, false, err
 	}
 	rng, found, err := findRange(ctx, tx, c.run.tableID, b.chunk.src.Name, b.chunk.first)

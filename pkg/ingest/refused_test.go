@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"auditdb/internal/fault"
+	"auditdb/internal/postgres"
 	"auditdb/pkg/ingest"
 	"auditdb/pkg/integrity"
 )
@@ -109,5 +110,35 @@ func TestForeignFiles(t *testing.T) {
 	rep, err = b.try(filepath.Join(dir, "LICENSE"), filepath.Join(dir, "u.ndjson"))
 	if fault.ClassOf(err) != fault.Data || rep.Inserted != 1 || len(rep.LeftOut) != 0 {
 		t.Errorf("named: %v, %+v", err, rep)
+	}
+}
+
+// The integrity log's own lock is waited for as long as --wait says, but at least a second; then the error names who has it.
+func TestLockedLog(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	b.months("2024-01", 1)
+	b.run(write(t, "log", events(0, 10)))
+	tx, err := b.db.Pool().Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), "SELECT pg_advisory_xact_lock($1)", postgres.LockKey("log")); err != nil {
+		t.Fatal(err)
+	}
+	b.opts.Wait = 300 * time.Millisecond
+	holder := fmt.Sprintf("the integrity log is held by pid %d (", tx.Conn().PgConn().PID())
+	for name, content := range map[string]string{"rows": events(10, 10), "duplicates only": events(0, 10)} {
+		start := time.Now()
+		_, err = b.try(write(t, "other", content))
+		if took := time.Since(start); fault.ClassOf(err) != fault.Locked || !strings.Contains(err.Error(), holder) || took < time.Second || took > 30*time.Second {
+			t.Errorf("%s: after %s: %v", name, took, err)
+		}
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if rep := b.run(write(t, "other", events(10, 10))); rep.Inserted != 10 {
+		t.Errorf("report %+v", rep)
 	}
 }

@@ -70,7 +70,8 @@ type run struct {
 	mappingSum []byte
 	tableID    int16
 	table      *integrity.Table
-	ident      string // the table's quoted name
+	ident      string        // the table's quoted name
+	lockWait   time.Duration // for the integrity log's lock
 	seed       maphash.Seed
 
 	chunks  chan *chunk // free ones
@@ -145,8 +146,12 @@ func newRun(ctx context.Context, o Options) (*run, error) {
 	if !settings.integrity {
 		o.Log = nil
 	}
+	lockWait := max(o.Wait, time.Duration(o.Jobs)*time.Second) // the jobs queue for it as well
+	if o.Log != nil {
+		o.Log = o.Log.Waiting(lockWait)
+	}
 	r := &run{
-		opts: o, db: o.DB, mappingSum: o.Mapping.digest(), tableID: tableID, ident: o.Table.Ident(), seed: maphash.MakeSeed(),
+		lockWait: lockWait, opts: o, db: o.DB, mappingSum: o.Mapping.digest(), tableID: tableID, ident: o.Table.Ident(), seed: maphash.MakeSeed(),
 		table:  &integrity.Table{ID: tableID, OID: o.Table.OID, Schema: o.Table.Schema, Name: o.Table.Name, KeyColumn: colTimestamp.name(), Format: audit.AuditLog()},
 		chunks: make(chan *chunk, 2*o.Jobs+1), batches: make(chan *batch, 2*o.Jobs), read: make(chan *chunk), ready: make(chan *batch),
 	}

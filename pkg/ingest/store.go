@@ -213,8 +213,9 @@ func isOverlap(err error) bool {
 }
 
 // lockRanges takes the lock under which ranges are inserted.
-func lockRanges(ctx context.Context, tx pgx.Tx, name string) error {
-	_, err := tx.Exec(ctx, `SELECT pg_catalog.set_config('lock_timeout', '60s', true), pg_catalog.pg_advisory_xact_lock($1)`, postgres.LockKey(name))
+func lockRanges(ctx context.Context, tx pgx.Tx, name string, wait time.Duration) error {
+	_, err := tx.Exec(ctx, `SELECT pg_catalog.set_config('lock_timeout', $2::text, true), pg_catalog.pg_advisory_xact_lock($1)`, postgres.LockKey(name),
+		strconv.FormatInt(min(wait.Milliseconds(), math.MaxInt32), 10))
 	if err != nil {
 		return fmt.Errorf("lock the ranges: %w", err)
 	}

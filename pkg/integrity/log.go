@@ -82,6 +82,7 @@ type Extra func(b *pgx.Batch, seqs []int64)
 // Log appends to the integrity log of a database. It is safe for concurrent use by transactions of several connections.
 type Log struct {
 	keys *Keys
+	wait time.Duration // for the log's lock
 
 	mu   sync.Mutex
 	tail tail // the log's end after the last append of this process, whether it was committed or not
@@ -94,7 +95,26 @@ type tail struct {
 }
 
 // NewLog returns a log that authenticates with keys.
-func NewLog(keys *Keys) *Log { return &Log{keys: keys} }
+func NewLog(keys *Keys) *Log { return &Log{keys: keys, wait: defaultLockWait} }
+
+// Waiting returns the same log, whose appends wait at most that long for the log's lock, but at least a second: whoever holds it is
+// usually about to commit.
+func (l *Log) Waiting(wait time.Duration) *Log {
+	return &Log{keys: l.keys, wait: max(wait, minLockWait), tail: l.known()}
+}
+
+// Held makes an error of class locked, which names the holder, of one that says that the log's lock was not to be had in time. Any
+// other error is returned as it is.
+func Held(ctx context.Context, db *postgres.DB, err error) error {
+	if postgres.SQLState(err) != postgres.LockNotAvailable || fault.ClassOf(err) != "" {
+		return err
+	}
+	holders, lookErr := db.Holders(ctx, logLock)
+	if lookErr != nil || len(holders) == 0 {
+		return err
+	}
+	return fault.New(fault.Locked, "wait for that run to end, or allow more time with --wait", "%w: the integrity log is held by %s", err, holders[0])
+}
 
 // Keys returns the log's keys.
 func (l *Log) Keys() *Keys { return l.keys }
@@ -107,7 +127,7 @@ func (l *Log) Keys() *Keys { return l.keys }
 // that is not the log's is a configuration error, a log whose end contradicts its checkpoint an integrity error.
 func (l *Log) Append(ctx context.Context, tx pgx.Tx, at time.Time, entries []Entry, extra Extra) (Appended, error) {
 	known := l.known()
-	end, err := lockTail(ctx, tx, known, tableIDs(entries))
+	end, err := lockTail(ctx, tx, l.wait, known, tableIDs(entries))
 	if err != nil {
 		return Appended{}, fmt.Errorf("lock the integrity log: %w", err)
 	}

@@ -72,7 +72,7 @@ func (l *Log) Seal(ctx context.Context, db *postgres.DB, t *Table, o SealOptions
 		defer cancel()
 		_ = conn.Close(end) // the server ends the session either way
 	}()
-	s := &sealer{log: l, db: db, conn: conn, table: t, opts: o, res: &res}
+	s := &sealer{log: l.Waiting(o.Wait), db: db, conn: conn, table: t, opts: o, res: &res}
 	err = s.prepare(ctx)
 	if err == nil {
 		err = s.settle(ctx)
@@ -353,7 +353,7 @@ func (s *sealer) append(ctx context.Context, entries []Entry) error {
 		return err
 	})
 	if err != nil {
-		return err
+		return Held(ctx, s.db, err)
 	}
 	s.res.Checkpoint = &done.Checkpoint
 	s.logged = true

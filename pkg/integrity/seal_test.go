@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"auditdb/internal/fault"
+	"auditdb/internal/postgres"
 	"auditdb/pkg/audit"
 )
 
@@ -320,5 +321,31 @@ DROP TABLE public.audit_log_2024_01;`,
 	f.exec(fmt.Sprintf("DELETE FROM public.audit_log WHERE id = %d", first))
 	if r := f.verify(); r.OK || *r.Findings[0].RowID != first {
 		t.Error(r.text())
+	}
+}
+
+// The log's own lock is waited for as long as asked, but at least a second; then the error names who has it.
+func TestSealWaitsForTheLog(t *testing.T) {
+	t.Parallel()
+	f, _ := filled(t)
+	f.insert(2, 3)
+	tx, err := f.db.Pool().Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), "SELECT pg_advisory_xact_lock($1)", postgres.LockKey(logLock)); err != nil {
+		t.Fatal(err)
+	}
+	table, start := *f.table, time.Now()
+	_, err = f.log.Seal(t.Context(), f.db, &table, SealOptions{Now: time.Now, Wait: 50 * time.Millisecond})
+	holder := fmt.Sprintf("the integrity log is held by pid %d (", tx.Conn().PgConn().PID())
+	if took := time.Since(start); fault.ClassOf(err) != fault.Locked || !strings.Contains(err.Error(), holder) || took < time.Second || took > 30*time.Second {
+		t.Errorf("after %s: %v", took, err)
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if res := f.seal(); res.SealedRows != 3 {
+		t.Errorf("%+v", res)
 	}
 }

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"strconv"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -28,10 +31,15 @@ type logEnd struct {
 // logLock is the name of the advisory lock that serialises appends.
 const logLock = "log"
 
+const (
+	defaultLockWait = time.Minute
+	minLockWait     = time.Second
+)
+
 // sqlLock waits for the lock longer than sessions wait for table locks: whoever holds it is about to commit. What is planned behind it
 // must go by the primary keys however small the tables were when they were last analyzed, and must not be planned each time.
 const sqlLock = `
-SELECT set_config('lock_timeout', '60s', true), set_config('enable_seqscan', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true),
+SELECT set_config('lock_timeout', $2::text, true), set_config('enable_seqscan', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true),
        pg_advisory_xact_lock($1)`
 
 // sqlTail reads the end of the log. The indexes of the right edge follow from the size: for each bit k of it the full subtree of level
@@ -49,10 +57,10 @@ LEFT JOIN LATERAL (SELECT size, root, note FROM auditdb.checkpoint ORDER BY size
 
 // lockTail takes the log's lock and reads the log's end in a statement of its own, whose snapshot is younger than the lock; both go
 // in one round trip.
-func lockTail(ctx context.Context, tx pgx.Tx, known tail, tables []int16) (logEnd, error) {
+func lockTail(ctx context.Context, tx pgx.Tx, wait time.Duration, known tail, tables []int16) (logEnd, error) {
 	var end logEnd
 	b := &pgx.Batch{}
-	b.Queue(sqlLock, postgres.LockKey(logLock))
+	b.Queue(sqlLock, postgres.LockKey(logLock), strconv.FormatInt(min(wait.Milliseconds(), math.MaxInt32), 10))
 	b.Queue(sqlTail, known.edge.size, known.root[:], tables).QueryRow(end.scan)
 	err := tx.SendBatch(ctx, b).Close()
 	return end, err
