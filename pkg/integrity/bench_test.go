@@ -1,6 +1,7 @@
 package integrity
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"auditdb/internal/pgtest"
 	"auditdb/pkg/audit"
 )
 
@@ -86,33 +88,7 @@ func BenchmarkVerifyRows(b *testing.B) {
 	b.ReportMetric(float64(size), "B/row")
 }
 
-// BenchmarkPipe hands the stream over to another goroutine row by row, as COPY sends it.
-func BenchmarkPipe(b *testing.B) {
-	stream, _, size := copyStream(b, 20000)
-	b.SetBytes(int64(len(stream)))
-	b.ReportAllocs()
-	for b.Loop() {
-		got := 0
-		err := pipe(func(w io.Writer) error {
-			for rest := stream; len(rest) > 0; {
-				n := min(size, len(rest))
-				if _, err := w.Write(rest[:n]); err != nil {
-					return err
-				}
-				rest = rest[n:]
-			}
-			return nil
-		}, func(p []byte) error {
-			got += len(p)
-			return nil
-		})
-		if err != nil || got != len(stream) {
-			b.Fatal(err, got)
-		}
-	}
-}
-
-// A stream in pieces of any size gives the same rows as in one piece, also through the pipe.
+// A stream in pieces of any size gives the same rows as in one piece.
 func TestPieces(t *testing.T) {
 	t.Parallel()
 	stream, _, _ := copyStream(t, 40)
@@ -127,16 +103,11 @@ func TestPieces(t *testing.T) {
 			got += fmt.Sprintf("%d %x %x %x %x\n", row.id, row.core, row.personal, row.salt, row.key)
 			return nil
 		}}
-		err := pipe(func(w io.Writer) error {
-			for rest := stream; len(rest) > 0; {
-				n := min(size, len(rest))
-				if _, err := w.Write(rest[:n]); err != nil {
-					return err
-				}
-				rest = rest[n:]
-			}
-			return nil
-		}, r.feed)
+		var err error
+		for rest := stream; len(rest) > 0 && err == nil; {
+			n := min(size, len(rest))
+			err, rest = r.feed(rest[:n]), rest[n:]
+		}
 		if err != nil || r.close() != nil {
 			t.Fatal(size, err)
 		}
@@ -149,18 +120,17 @@ func TestPieces(t *testing.T) {
 	}
 }
 
-// A reader that fails ends the writer too.
-func TestPipeEnds(t *testing.T) {
+// A reader that fails ends the copy, with its own error.
+func TestCopyEndsWithItsReader(t *testing.T) {
 	t.Parallel()
-	err := pipe(func(w io.Writer) error {
-		for {
-			if _, err := w.Write(make([]byte, slabSize)); err != nil {
-				return err
-			}
-		}
-	}, func([]byte) error { return io.ErrShortBuffer })
-	if !errors.Is(err, io.ErrShortBuffer) {
-		t.Error(err)
+	conn, err := pgx.Connect(t.Context(), pgtest.DB(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	err = copyTo(t.Context(), conn.PgConn(), "COPY (SELECT generate_series(1, 1000000)) TO STDOUT (FORMAT binary)", func([]byte) error { return io.ErrShortBuffer })
+	if !errors.Is(err, io.ErrShortBuffer) || !conn.IsClosed() {
+		t.Error(err, conn.IsClosed())
 	}
 }
 

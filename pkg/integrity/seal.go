@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"sort"
 	"time"
@@ -335,11 +334,7 @@ func (s *sealer) write(ctx context.Context, tx pgx.Tx, p partition, t todo, entr
 		return nil
 	}}
 	sql := copyRangeSQL(p.rel, s.format, t.min, t.max)
-	err := pipe(func(w io.Writer) error {
-		_, err := tx.Conn().PgConn().CopyTo(ctx, w, sql)
-		return err
-	}, r.feed)
-	if err != nil {
+	if err := copyTo(ctx, tx.Conn().PgConn(), sql, r.feed); err != nil {
 		return fmt.Errorf("read rows: %w", err)
 	}
 	return r.close()

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"slices"
 	"time"
@@ -54,6 +53,11 @@ type unitResult struct {
 }
 
 const conflictRetries = 5
+
+const (
+	progressRows  = 1000      // told at a time
+	throttleBytes = 256 << 10 // read between two looks at --rate
+)
 
 // run verifies a unit. Findings of an attempt that did not come to its end are dropped.
 func (w *worker) run(ctx context.Context, u *unit) (unitResult, *collector, error) {
@@ -211,24 +215,24 @@ func (w *worker) read(ctx context.Context, tx pgx.Tx, u *unit, r *unitRelation, 
 // stream compares all rows of one table.
 func (w *worker) stream(ctx context.Context, tx pgx.Tx, u *unit, r *unitRelation, m *matcher) error {
 	m.partition = r.name
-	before, told := m.rows, m.rows
+	before, told, t := m.rows, m.rows, &throttled{}
 	outside := newOutside(u.table, r, m)
 	reader := tupleReader{layout: u.table.layout, fn: func(row *copyRow) error {
 		outside.check(row)
 		return m.row(row)
 	}}
-	err := pipe(func(out io.Writer) error {
-		_, err := tx.Conn().PgConn().CopyTo(ctx, w.v.throttle(ctx, out), copySQL(r.rel, u.table.format, m.ordered))
-		return err
-	}, func(b []byte) error {
-		err := reader.feed(b)
-		w.v.progress(m.rows - told)
-		told = m.rows
-		return err
+	err := copyTo(ctx, tx.Conn().PgConn(), copySQL(r.rel, u.table.format, m.ordered), func(b []byte) error {
+		w.v.throttle(ctx, t, len(b))
+		if m.rows-told >= progressRows {
+			w.v.progress(m.rows - told)
+			told = m.rows
+		}
+		return reader.feed(b)
 	})
 	if err == nil {
 		err = reader.close()
 	}
+	w.v.progress(m.rows - told)
 	if err != nil {
 		return fmt.Errorf("read the rows of %s: %w", r.name, err)
 	}
@@ -291,35 +295,25 @@ func (o *outside) check(r *copyRow) {
 	}
 }
 
-// throttle limits how fast rows are read, for all workers together.
-func (v *verifier) throttle(ctx context.Context, w io.Writer) io.Writer {
-	if v.opts.Rate <= 0 {
-		return w
-	}
-	return &throttled{ctx: ctx.Done(), v: v, w: w}
-}
+// throttled counts what one worker has read since it last asked for its share of --rate.
+type throttled struct{ n int64 }
 
-type throttled struct {
-	ctx <-chan struct{}
-	v   *verifier
-	w   io.Writer
-	n   int64
-}
-
-func (t *throttled) Write(p []byte) (int, error) {
-	t.n += int64(len(p))
-	if t.n >= slabSize {
-		if wait := t.v.reserve(t.n); wait > 0 {
-			timer := time.NewTimer(wait)
-			select {
-			case <-t.ctx: // the copy itself reports the end
-			case <-timer.C:
-			}
-			timer.Stop()
-		}
-		t.n = 0
+// throttle waits after every throttleBytes until --rate allows more; the copy itself reports the end of ctx.
+func (v *verifier) throttle(ctx context.Context, t *throttled, n int) {
+	if t.n += int64(n); v.opts.Rate <= 0 || t.n < throttleBytes {
+		return
 	}
-	return t.w.Write(p)
+	wait := v.reserve(t.n)
+	t.n = 0
+	if wait <= 0 {
+		return
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
 }
 
 // reserve takes n bytes out of the allowance and returns how long to wait for them.
