@@ -131,7 +131,28 @@ func (b badRecord) Error() string { return string(b) }
 
 func badf(format string, args ...any) error { return badRecord(fmt.Sprintf(format, args...)) }
 
-// shortName makes an event's key fit for a message.
+// keyName is what a message says of a key or a column that an event has: its name, if it looks like one. Anything else may be content.
+func keyName(key []byte) string {
+	if !isIdentifier(key) {
+		return fmt.Sprintf("of %d bytes", len(key))
+	}
+	return fmt.Sprintf("%q", key)
+}
+
+// isIdentifier tells names of at most 63 bytes: [A-Za-z_][A-Za-z0-9_ .-]*.
+func isIdentifier(key []byte) bool {
+	for i, ch := range key {
+		switch {
+		case ch >= 'a' && ch <= 'z', ch >= 'A' && ch <= 'Z', ch == '_':
+		case i > 0 && (ch >= '0' && ch <= '9' || ch == ' ' || ch == '.' || ch == '-'):
+		default:
+			return false
+		}
+	}
+	return len(key) > 0 && len(key) <= 63
+}
+
+// shortName makes a setting fit for a message.
 func shortName(key []byte) string {
 	if len(key) > 64 {
 		return fmt.Sprintf("%.64q…", key)

@@ -29,6 +29,7 @@ func newNativeCSV(header []byte, local *time.Location, unknown bool) (*nativeCSV
 	}
 	m := &nativeCSV{local: local}
 	seen := map[column]bool{}
+	var foreign []byte // the first name that is no column
 	fields := csvFields{rest: header}
 	for fields.more() {
 		name, _, err := fields.next(nil)
@@ -44,13 +45,20 @@ func newNativeCSV(header []byte, local *time.Location, unknown bool) (*nativeCSV
 		case known:
 			seen[c] = true
 			m.columns = append(m.columns, csvColumn{column: c})
-		case !unknown:
-			return nil, fault.New(fault.Data, "--unknown details puts it into details", "CSV header: unknown column %s", shortName(name))
-		case !utf8.Valid(name):
+		case unknown && !utf8.Valid(name):
 			return nil, fault.New(fault.Data, "", "CSV header: invalid UTF-8")
 		default:
+			if foreign == nil {
+				foreign = append([]byte{}, name...)
+			}
 			m.columns = append(m.columns, csvColumn{extra: append(appendJSONText(nil, name), ':')})
 		}
+	}
+	switch {
+	case len(seen) == 0:
+		return nil, fault.New(fault.Data, "", "its content is not NDJSON, JSON or a CSV with a known header")
+	case foreign != nil && !unknown:
+		return nil, fault.New(fault.Data, "--unknown details puts it into details", "CSV header: unknown column %s", keyName(foreign))
 	}
 	return m, nil
 }

@@ -28,7 +28,7 @@ func (m *native) mapRecord(e *event, rec []byte) error {
 		c, known := nativeColumn(key)
 		switch {
 		case !known && !m.unknown:
-			return m.prefer(e, rec, badf("unknown key %s", shortName(key)))
+			return m.prefer(e, rec, badf("unknown key %s", keyName(key)))
 		case !known:
 			if extra, err = w.appendMember(e, extra); err != nil {
 				return err
