@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"strings"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -17,6 +18,7 @@ import (
 const (
 	readSize      = 256 << 10
 	maxZstdWindow = 64 << 20 // what `zstd --ultra -22` needs is 128 MB: refused, memory is bounded
+	zstdMagic     = "\x28\xb5\x2f\xfd"
 )
 
 // input is one source's content, decompressed, with the digest of the bytes as they are stored.
@@ -52,17 +54,25 @@ func openInput(r io.Reader) (*input, error) {
 	}
 	switch {
 	case len(magic) >= 2 && magic[0] == 0x1f && magic[1] == 0x8b:
+		in.name = "gzip"
 		z, err := gzip.NewReader(br)
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF // it is so inside of the header
+		}
 		if err != nil {
 			return nil, in.readError(err)
 		}
-		in.r, in.name = z, "gzip"
-	case len(magic) == 4 && string(magic) == "\x28\xb5\x2f\xfd":
+		in.r = z
+	case len(magic) == 4 && string(magic) == zstdMagic:
+		in.name = "zstd"
 		z, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxZstdWindow))
 		if err != nil {
 			return nil, in.readError(err)
 		}
-		in.r, in.name, in.close = z, "zstd", z.Close
+		in.r, in.close = z, z.Close
+	case len(magic) > 1 && strings.HasPrefix(zstdMagic, string(magic)):
+		in.name = "zstd"
+		return nil, in.readError(io.ErrUnexpectedEOF)
 	}
 	return in, nil
 }
