@@ -87,6 +87,10 @@ func (m *matcher) row(r *copyRow) error {
 
 // stray is a row in no leaf set.
 func (m *matcher) stray(r *copyRow) {
+	if r.id < 0 {
+		m.found.add(newFinding(RowUnexpected, "its id is negative, which no identity gives: it cannot be sealed").on(m.table).in(m.partition).row(r.id))
+		return
+	}
 	if r.id >= FirstBlockID {
 		m.found.add(newFinding(RowUnexpected, "its id is one that only ingest gives, but no leaf set has it").on(m.table).in(m.partition).row(r.id))
 		return

@@ -3,6 +3,8 @@ package integrity
 import (
 	"context"
 	"fmt"
+	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -180,17 +182,27 @@ func parseBound(expr string) (Range, error) {
 	return r, err
 }
 
+// boundShape is a date, timestamp or timestamptz in ISO style and UTC; years go beyond 9999 and before Christ.
+var boundShape = regexp.MustCompile(`^'(\d{4,7})-(\d\d)-(\d\d)(?: (\d\d):(\d\d):(\d\d)(?:\.(\d{1,6}))?(?:\+00)?)?( BC)?'$`)
+
 func parseEnd(s string, open ...string) (time.Time, bool, error) {
 	for _, o := range open {
 		if s == o {
 			return time.Time{}, true, nil
 		}
 	}
-	v := strings.Trim(s, "'")
-	for _, layout := range []string{"2006-01-02 15:04:05.999999-07", "2006-01-02 15:04:05.999999", "2006-01-02"} {
-		if t, err := time.Parse(layout, v); err == nil {
-			return t.UTC(), false, nil
-		}
+	m := boundShape.FindStringSubmatch(s)
+	if m == nil {
+		return time.Time{}, false, fmt.Errorf("partition bound %q is not a time", s)
 	}
-	return time.Time{}, false, fmt.Errorf("partition bound %q is not a time", s)
+	number := func(i int) int {
+		n, _ := strconv.Atoi(m[i]) // digits by the pattern; "" is 0
+		return n
+	}
+	year := number(1)
+	if m[8] != "" {
+		year = 1 - year // there is no year 0: 1 BC comes before 1
+	}
+	micros, _ := strconv.Atoi((m[7] + "000000")[:6])
+	return time.Date(year, time.Month(number(2)), number(3), number(4), number(5), number(6), micros*1000, time.UTC), false, nil
 }

@@ -2,9 +2,12 @@ package integrity
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
 
 	"auditdb/internal/fault"
@@ -54,12 +57,21 @@ func newLogWalk(keys *Keys, public *PublicKey, found *collector) *logWalk {
 
 // addAnchor takes an external checkpoint; it must come before the records that it covers.
 func (w *logWalk) addAnchor(x External) error {
+	// What a copy does to a text file is not tampering: line ends, a byte order mark, empty lines around it.
+	x.Note = strings.TrimSpace(strings.ReplaceAll(strings.TrimPrefix(x.Note, "\ufeff"), "\r\n", "\n")) + "\n"
 	cp, root, err := ParseCheckpoint(x.Note)
 	if err != nil {
 		return fault.New(fault.Unavailable, "give a file that holds one signed checkpoint", "read checkpoint %s: %w", x.Source, err)
 	}
 	if w.public != nil {
-		if _, _, err := w.public.Verify(x.Note); err != nil {
+		_, _, err := w.public.Verify(x.Note)
+		var unverified *note.UnverifiedNoteError
+		var invalid *note.InvalidSignatureError
+		switch {
+		case err == nil:
+		case !errors.As(err, &unverified) && !errors.As(err, &invalid) && !errors.Is(err, errCheckpoint):
+			return fault.New(fault.Unavailable, "give a file that holds one signed checkpoint", "read checkpoint %s: %w", x.Source, err)
+		default:
 			w.found.add(newFinding(AnchorInvalid, "checkpoint %s is not signed by the log's key: %v", x.Source, err))
 			return nil
 		}
@@ -107,6 +119,8 @@ func (w *logWalk) identify(ctx context.Context, tx pgx.Tx, end logSize) error {
 	}
 	first, second := records[0], records[1]
 	switch {
+	case w.keys != nil && first != nil && w.keys.CheckMAC([]byte(first.text), first.mac) && originOf(first.text) != w.keys.origin:
+		return fault.New(fault.Config, "leave integrity.origin out: the key file knows it", "the log's origin is %q, integrity.origin says %q", originOf(first.text), w.keys.origin)
 	case w.keys != nil && (first == nil || first.keyID == w.keys.id || w.keys.CheckMAC([]byte(first.text), first.mac)):
 		return nil
 	case w.keys != nil:
@@ -124,6 +138,15 @@ func (w *logWalk) identify(ctx context.Context, tx pgx.Tx, end logSize) error {
 	}
 	w.wrongKey, w.keys, w.public = true, nil, nil
 	return nil
+}
+
+// originOf returns the origin in a genesis record, "" for anything else.
+func originOf(record string) string {
+	r, err := Parse([]byte(record))
+	if g, ok := r.Body.(*Genesis); ok && err == nil {
+		return g.Origin
+	}
+	return ""
 }
 
 // chunk walks the records up to a size.
