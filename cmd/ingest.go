@@ -138,7 +138,7 @@ func runIngest(ctx context.Context, app *App, args []string, o ingestOptions) (e
 		return err
 	}
 	if o.rejects != "" && !o.dryRun {
-		if opts.Rejects, err = ingest.OpenRejects(o.rejects); err != nil {
+		if opts.Rejects, err = ingest.OpenRejects(o.rejects, sources...); err != nil {
 			return err
 		}
 		defer func() { _ = opts.Rejects.Close() }() // every line was synced

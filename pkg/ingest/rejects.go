@@ -47,29 +47,34 @@ type RejectFile struct {
 }
 
 // OpenRejects opens or makes a rejects file with mode 0600; a file that others may read is refused. A last line that a crash cut off is
-// removed.
-func OpenRejects(path string) (*RejectFile, error) {
+// removed. A file that is one of the sources, or that holds anything but rejects, is refused untouched, with class usage.
+func OpenRejects(path string, sources ...Source) (*RejectFile, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, fault.New(fault.Usage, "", "open the rejects file: %w", err)
 	}
 	r := &RejectFile{f: f}
-	if err := r.load(); err != nil {
+	if err := r.load(sources); err != nil {
 		_ = f.Close() // nothing was written
 		return nil, err
 	}
 	return r, nil
 }
 
-func (r *RejectFile) load() error {
+func (r *RejectFile) load(sources []Source) error {
 	info, err := r.f.Stat()
 	switch {
 	case err != nil:
 		return fmt.Errorf("look at the rejects file: %w", err)
+	case info.Mode().IsRegular() && isSource(info, sources):
+		return fault.New(fault.Usage, "give --rejects a file of its own, outside of what is read", "rejects file %s: it is one of the sources", r.f.Name())
 	case info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0:
 		return fault.New(fault.Usage, "chmod 600 "+r.f.Name(), "rejects file %s: others may read it, and it holds events", r.f.Name())
 	case !info.Mode().IsRegular():
 		return nil // a pipe or a device
+	}
+	if err := r.checkOurs(); err != nil {
+		return err
 	}
 	br := bufio.NewReaderSize(r.f, 64<<10)
 	var end int64
@@ -89,6 +94,54 @@ func (r *RejectFile) load() error {
 		return fmt.Errorf("cut the rejects file after its last whole line: %w", err)
 	}
 	return nil
+}
+
+// isSource tells whether a file is one of the sources, by whatever path.
+func isSource(file os.FileInfo, sources []Source) bool {
+	return slices.ContainsFunc(sources, func(s Source) bool {
+		var info os.FileInfo
+		var err error
+		if f, ok := s.In.(*os.File); ok && s.Path == "" {
+			info, err = f.Stat()
+		} else {
+			info, err = os.Stat(s.Path)
+		}
+		return err == nil && os.SameFile(file, info)
+	})
+}
+
+const (
+	maxRejectLine = 2 * MaxRecord // of base64, with what goes with it
+	rejectBegins  = `{"source":`
+)
+
+// checkOurs refuses a file whose first line is no reject, so that nobody else's file is written to or cut.
+func (r *RejectFile) checkOurs() error {
+	line, err := bufio.NewReader(io.LimitReader(r.f, maxRejectLine)).ReadBytes('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("read the rejects file: %w", err)
+	}
+	whole := err == nil
+	if len(line) > 0 && (!bytes.HasPrefix(line, []byte(rejectBegins)) || len(line) == maxRejectLine || whole && !isReject(line)) {
+		return fault.New(fault.Usage, "give --rejects a new file, or one that an earlier run has made", "rejects file %s: its content is not rejected records", r.f.Name())
+	}
+	if _, err := r.f.Seek(0, io.SeekStart); err != nil {
+		return fmt.Errorf("read the rejects file: %w", err)
+	}
+	return nil
+}
+
+func isReject(line []byte) bool {
+	var keys map[string]json.RawMessage
+	if json.Unmarshal(line, &keys) != nil {
+		return false
+	}
+	for _, key := range []string{"source", "record", "reason", "raw_base64"} {
+		if _, ok := keys[key]; !ok {
+			return false
+		}
+	}
+	return true
 }
 
 // digestLine reads a line of any length; complete is false at the end of the file.

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"unicode/utf8"
 
 	"auditdb/internal/fault"
 	"auditdb/internal/postgres"
@@ -63,6 +64,8 @@ func nameSources(all []Source, name string) error {
 		switch {
 		case all[i].Name == "":
 			return fault.New(fault.Usage, "--source NAME: events of the same name are taken once", "standard input and pipes need a name")
+		case !utf8.ValidString(all[i].Name):
+			return fault.New(fault.Usage, "--source NAME", "the source's name %q is not UTF-8, and cannot be stored", all[i].Name)
 		case strings.ContainsRune(all[i].Name, 0) || len(all[i].Name) > 2000:
 			return fault.New(fault.Usage, "", "the source's name is too long or has a NUL byte")
 		case seen[all[i].Name]:
