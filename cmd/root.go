@@ -130,7 +130,7 @@ func addGlobalFlags(root *cobra.Command) {
 	f.BoolP("quiet", "q", false, "no progress and no messages below warnings")
 	f.BoolP("yes", "y", false, "confirm what would be asked")
 	choices := map[string][]string{
-		"output":     {"table", "json", "yaml", "csv", "ndjson"},
+		"output":     outputFormats(),
 		"log-level":  {"debug", "info", "warn", "error"},
 		"log-format": {"text", "json"},
 	}
@@ -185,6 +185,9 @@ func (a *App) prepare(cmd *cobra.Command) error {
 	if err := checkFormat(cmd, a.Printer.Format); err != nil {
 		return err
 	}
+	if err := checkOutputFlag(cmd); err != nil {
+		return err
+	}
 	a.warnOfPasswords(flags)
 	a.startTimeout(cmd)
 	a.Log.LogAttrs(cmd.Context(), slog.LevelDebug, "configuration read", slog.String("file", c.File), slog.String("command", cmd.CommandPath()))
@@ -200,6 +203,17 @@ func checkFormat(cmd *cobra.Command, f output.Format) error {
 	}
 	return nil
 }
+
+// checkOutputFlag refuses an unknown --output of a command that needs no configuration: with any other, reading that has done so.
+func checkOutputFlag(cmd *cobra.Command) error {
+	f := cmd.Flags().Lookup("output")
+	if f == nil || !f.Changed || slices.Contains(outputFormats(), f.Value.String()) {
+		return nil
+	}
+	return usage(cmd.CommandPath(), "", "--output must be one of %s, not %q", strings.Join(outputFormats(), ", "), f.Value.String())
+}
+
+func outputFormats() []string { return []string{"table", "json", "yaml", "csv", "ndjson"} }
 
 // warnOfPasswords tells about secrets that every user of the machine can read in the process list.
 func (a *App) warnOfPasswords(flags *pflag.FlagSet) {
