@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -287,9 +286,7 @@ func (d *ingestDoc) table(t *output.Table) {
 		t.Line("")
 		t.Line("Receipt: the signed checkpoint that covers these rows. Keep it outside the database (verify-integrity --checkpoint).")
 		t.Line("")
-		for line := range strings.Lines(d.Checkpoint.Note) {
-			t.Line("%s", strings.TrimSuffix(line, "\n"))
-		}
+		t.Verbatim(d.Checkpoint.Note)
 	}
 }
 

@@ -264,6 +264,7 @@ func TestLinesWrap(t *testing.T) {
 		t.Line("-- %s", long)
 		t.Line("see %s for more", path)
 		t.Line("SELECT %s;", long)
+		t.Verbatim("note\n" + long + "\n")
 		t.Header("name", "url", "detail")
 		t.Row("public.audit_log_2024_12", "https://example.com/"+strings.Repeat("a", 60), long)
 	})
@@ -271,7 +272,7 @@ func TestLinesWrap(t *testing.T) {
 		t.Fatal(err)
 	}
 	out := b.String()
-	for _, whole := range []string{path + "\n", "\nSELECT " + long + ";\n", "public.audit_log_2024_12  https://example.com/" + strings.Repeat("a", 60) + "  word"} {
+	for _, whole := range []string{path + "\n", "note\n" + long + "\n", "\nSELECT " + long + ";\n", "public.audit_log_2024_12  https://example.com/" + strings.Repeat("a", 60) + "  word"} {
 		if !strings.Contains(out, whole) {
 			t.Errorf("%q is not in\n%s", whole, out)
 		}

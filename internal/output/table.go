@@ -27,6 +27,7 @@ type Table struct{ parts []part }
 
 type part struct {
 	line   string
+	whole  bool // the line is never wrapped
 	header []string
 	rows   [][]any
 }
@@ -39,6 +40,11 @@ func (t *Table) Line(format string, args ...any) {
 		line = fmt.Sprintf(format, args...)
 	}
 	t.parts = append(t.parts, part{line: line})
+}
+
+// Verbatim adds text that is to be copied as it stands, such as a signed note: none of its lines is wrapped.
+func (t *Table) Verbatim(text string) {
+	t.parts = append(t.parts, part{line: strings.TrimSuffix(text, "\n"), whole: true})
 }
 
 // Header starts a new table with these columns. A table without rows is left out.
@@ -173,7 +179,11 @@ func (p *Printer) writeTable(w io.Writer, draw func(*Table)) error {
 	}
 	for i, part := range t.parts {
 		if part.header == nil {
-			if _, err := fmt.Fprintln(w, p.wrapped(part.line)); err != nil {
+			text := part.line
+			if !part.whole {
+				text = p.wrapped(text)
+			}
+			if _, err := fmt.Fprintln(w, text); err != nil {
 				return err
 			}
 			continue

@@ -88,6 +88,9 @@ func Missing(existing *Catalog, spec Spec, now time.Time) ([]Bounds, error) {
 		for _, p := range existing.Overlaps(window) {
 			taken = append(taken, p.Bounds)
 		}
+		if window.From.Year() < 1 || window.To.Year() > 9999 {
+			return nil, fault.New(fault.Usage, "choose a range within these years", "%s: partitions lie within the years 1 to 9999", window.Text())
+		}
 		taken = append(taken, spec.Pruned...)
 		slices.SortFunc(taken, compareBounds)
 		for _, free := range subtract(window, taken) {

@@ -265,3 +265,12 @@ func TestExpiredIsCareful(t *testing.T) {
 		}
 	})
 }
+
+func TestMissingStaysWithinTheYearsThatCanBeLogged(t *testing.T) {
+	t.Parallel()
+	for _, r := range [][2]int{{-1, 1}, {0, 1}, {9999, 10000}} {
+		spec := Spec{Interval: Yearly, From: time.Date(r[0], 1, 1, 0, 0, 0, 0, time.UTC), To: time.Date(r[1], 1, 1, 0, 0, 0, 0, time.UTC)}
+		_, err := Missing(NewCatalog(nil), spec, time.Now())
+		wantClass(t, err, fault.Usage)
+	}
+}
