@@ -26,7 +26,7 @@ func TestCopyErrorInAnyLanguage(t *testing.T) {
 	} {
 		err := copyError(l, &c.pg)
 		for _, known := range []error{errStale, errDuplicates} {
-			if errors.Is(err, known) != (known == c.want) {
+			if errors.Is(err, known) != errors.Is(c.want, known) {
 				t.Errorf("%s: %v", c.name, err)
 			}
 		}

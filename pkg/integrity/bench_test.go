@@ -127,7 +127,7 @@ func TestCopyEndsWithItsReader(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close(context.Background())
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
 	err = copyTo(t.Context(), conn.PgConn(), "COPY (SELECT generate_series(1, 1000000)) TO STDOUT (FORMAT binary)", func([]byte) error { return io.ErrShortBuffer })
 	if !errors.Is(err, io.ErrShortBuffer) || !conn.IsClosed() {
 		t.Error(err, conn.IsClosed())

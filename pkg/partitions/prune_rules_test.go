@@ -100,7 +100,7 @@ func TestLockedSaysThatTheLockIsLost(t *testing.T) {
 			t.Errorf("%v %v", holders, err)
 			return err
 		}
-		b.exec(fmt.Sprintf("SELECT pg_terminate_backend(%d)", holders[0].PID))
+		b.exec(fmt.Sprintf("SELECT pg_terminate_backend(%d)", holders[0].PID)) //nolint:contextcheck // the test's own connection
 		_, err = b.db.Pool().Exec(ctx, "SELECT pg_sleep(30)")
 		return err
 	})
