@@ -35,6 +35,7 @@ fmt: ## format the code
 	$(TOOL) golangci-lint fmt
 
 bench: servers ## measure against psql, as ratios in one run (BENCH_EVENTS, BENCH_ROUNDS: its size)
+	$(GO) test -run '^$$' -bench 'Find|Route' ./pkg/partitions
 	$(GO) test -tags bench -count=1 -timeout 0 -v $(ARGS) ./bench
 
 completions: ## write completions/ anew
