@@ -90,6 +90,23 @@ type resolved struct {
 	err   error
 }
 
+// partitionWork opens what a command that changes partitions needs, and asks the log beforehand whether it would take the key.
+func partitionWork(ctx context.Context, app *App, command string, names []string) (*postgres.DB, []resolved, *partitions.Worker, error) {
+	db, err := app.Postgres(ctx, command)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	tables, err := partitionTables(ctx, db, names)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	worker, err := partitionWorker(app, db)
+	if err == nil {
+		err = checkEvidence(ctx, worker, tables)
+	}
+	return db, tables, worker, err
+}
+
 // partitionWorker returns what makes and removes partitions, with its evidence and locks.
 func partitionWorker(app *App, db *postgres.DB) (*partitions.Worker, error) {
 	evidence, err := newLedger(app, db)

@@ -104,18 +104,7 @@ type creation struct {
 
 func runPartitionCreate(ctx context.Context, app *App, o partitionCreateOptions) error {
 	started := app.Now()
-	db, err := app.Postgres(ctx, "partition.create")
-	if err != nil {
-		return err
-	}
-	tables, err := partitionTables(ctx, db, o.tables)
-	if err != nil {
-		return err
-	}
-	worker, err := partitionWorker(app, db)
-	if err == nil {
-		err = checkEvidence(ctx, worker, tables)
-	}
+	db, tables, worker, err := partitionWork(ctx, app, "partition.create", o.tables)
 	if err != nil {
 		return err
 	}

@@ -108,18 +108,7 @@ type pruning struct {
 
 func runPartitionPrune(ctx context.Context, app *App, o partitionPruneOptions) error {
 	started := app.Now()
-	db, err := app.Postgres(ctx, "partition.prune")
-	if err != nil {
-		return err
-	}
-	tables, err := partitionTables(ctx, db, o.tables)
-	if err != nil {
-		return err
-	}
-	worker, err := partitionWorker(app, db)
-	if err == nil {
-		err = checkEvidence(ctx, worker, tables)
-	}
+	db, tables, worker, err := partitionWork(ctx, app, "partition.prune", o.tables)
 	if err != nil {
 		return err
 	}
