@@ -88,6 +88,11 @@ func (l ledger) Check(ctx context.Context, q partitions.Querier, t partitions.Ta
 	return nil
 }
 
+// Dropping implements partitions.Ledger: a partition's record needs nothing of its rows.
+func (l ledger) Dropping(context.Context, pgx.Tx, partitions.Table, partitions.Partition) (any, error) {
+	return nil, nil
+}
+
 // Record implements partitions.Ledger.
 func (l ledger) Record(ctx context.Context, tx pgx.Tx, t partitions.Table, events []partitions.Event) error {
 	if t.ManagedID == nil || !t.Integrity || len(events) == 0 {

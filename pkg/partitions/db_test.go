@@ -34,6 +34,13 @@ type book struct {
 
 func (b *book) Check(context.Context, Querier, Table) error { return b.refuse }
 
+// Dropping returns the number of rows that are going to be dropped.
+func (b *book) Dropping(ctx context.Context, tx pgx.Tx, _ Table, p Partition) (any, error) {
+	var rows int64
+	err := tx.QueryRow(ctx, "SELECT count(*) FROM "+p.Ident()+" WHERE current_user = session_user").Scan(&rows)
+	return rows, err
+}
+
 func (b *book) Record(ctx context.Context, tx pgx.Tx, _ Table, events []Event) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -29,12 +29,17 @@ type Event struct {
 	To        string
 	ToBounds  Bounds
 	ToDefault bool
+
+	Evidence any // pruned only: what Ledger.Dropping found
 }
 
 // Ledger keeps evidence of what happened to partitions. A nil Ledger keeps none.
 type Ledger interface {
 	// Check says, before anything is planned, whether Record could not work for t: there is no key, or another than the log's.
 	Check(ctx context.Context, q Querier, t Table) error
+	// Dropping reads in tx, which has p locked and is going to drop it, what Record has to know of p's rows once they are gone. What it
+	// returns is the Evidence of the pruned event. It runs as the role that connected.
+	Dropping(ctx context.Context, tx pgx.Tx, t Table, p Partition) (any, error)
 	// Record writes events in tx. It is the last thing that happens in tx before COMMIT, because it takes the log's lock; it runs as the
 	// role that connected, not as the table's owner.
 	Record(ctx context.Context, tx pgx.Tx, t Table, events []Event) error

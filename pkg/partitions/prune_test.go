@@ -63,7 +63,7 @@ func TestPrune(t *testing.T) {
 		t.Errorf("%+v", d.Kept)
 	}
 	want := []EventKind{EventDetached, EventPruned, EventDetached, EventPruned}
-	if got := b.ledger.kinds(); !slices.Equal(got, want) || b.ledger.events[1].Rows != 11 || b.ledger.events[1].Name != "audit_log_2024_01" {
+	if got := b.ledger.kinds(); !slices.Equal(got, want) || b.ledger.events[1].Rows != 11 || b.ledger.events[1].Evidence != int64(11) || b.ledger.events[1].Name != "audit_log_2024_01" {
 		t.Errorf("recorded %v", got)
 	}
 	if done, _ := b.prune(tab, before(t, "2024-03-15")); len(done) != 0 {

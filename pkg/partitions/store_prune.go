@@ -372,18 +372,40 @@ func (x *pruning) drop(ctx context.Context, p Partition) error {
 		if rows, err = count(ctx, tx, p); err != nil {
 			return err
 		}
+		evidence, err := x.dropping(ctx, tx, p)
+		if err != nil {
+			return err
+		}
 		if _, err := tx.Exec(ctx, "DROP TABLE "+p.Ident()); err != nil {
 			return err
 		}
 		if err := x.allowed(ctx, tx, p); err != nil { // last, so that nothing comes between but the record
 			return err
 		}
-		return x.w.record(ctx, tx, x.d.Table, []Event{{Kind: EventPruned, Name: p.Name, Bounds: p.Bounds, Rows: rows}}, ledgerPatience)
+		return x.w.record(ctx, tx, x.d.Table, []Event{{Kind: EventPruned, Name: p.Name, Bounds: p.Bounds, Rows: rows, Evidence: evidence}}, ledgerPatience)
 	})
 	if err == nil {
 		x.done = append(x.done, Pruned{Partition: p, Action: Drop, Rows: rows})
 	}
 	return err
+}
+
+// dropping asks the ledger for what it has to know of p before it goes, as the connected user, and becomes p's role again.
+func (x *pruning) dropping(ctx context.Context, tx pgx.Tx, p Partition) (any, error) {
+	if x.w.o.Ledger == nil {
+		return nil, nil
+	}
+	if _, err := tx.Exec(ctx, resetRoleSQL); err != nil {
+		return nil, err
+	}
+	evidence, err := x.w.o.Ledger.Dropping(ctx, tx, x.d.Table, p)
+	if err != nil {
+		return nil, err
+	}
+	if role := x.d.role(p); role != "" {
+		_, err = tx.Exec(ctx, "SET LOCAL ROLE "+pgx.Identifier{role}.Sanitize())
+	}
+	return evidence, err
 }
 
 // same makes sure that p's name still means p's table, in the state that is expected.
