@@ -54,7 +54,7 @@ func (r *run) reload(ctx context.Context) error {
 	}
 	c := &catalog{leaves: make([]*leaf, 0, len(states))}
 	for _, s := range states {
-		l, err := newLeaf(s)
+		l, err := newLeaf(s, r.opts.Table.Key.Kind)
 		if err != nil {
 			return err
 		}
@@ -69,11 +69,11 @@ func (r *run) reload(ctx context.Context) error {
 
 // newLeaf returns a partition that rows may be copied into; nil for the default partition, which the log does not cover, for foreign
 // tables and partitions that have partitions themselves, and for one that is being detached.
-func newLeaf(s leafState) (*leaf, error) {
+func newLeaf(s leafState, kind partitions.KeyKind) (*leaf, error) {
 	if s.pending || s.kind != "r" {
 		return nil, nil //nolint:nilnil // no leaf is no error
 	}
-	b, isDefault, err := partitions.ParseBounds(s.bound)
+	b, isDefault, err := partitions.ParseBounds(s.bound, kind)
 	if err != nil || isDefault {
 		return nil, err
 	}

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// Bounds is a half-open range of partition key values [From, To). For timestamptz keys the times are instants. For timestamp and date keys,
-// which have no zone, they are wall-clock readings carried as UTC: see Table.KeyTime.
+// Bounds is a half-open range of partition key values [From, To). The times are instants whatever the kind of the key, but for timestamp
+// and date keys, which have no zone: there they are wall-clock readings carried as UTC. See Table.KeyTime.
 type Bounds struct {
 	From, To time.Time // UTC, whole microseconds
 	FromMin  bool      // no lower end: MINVALUE or -infinity; From is not looked at

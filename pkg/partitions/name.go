@@ -3,9 +3,7 @@ package partitions
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"fmt"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
@@ -67,49 +65,6 @@ func quoteWhereNeeded(s string) string {
 		return `""`
 	}
 	return s
-}
-
-// literal writes a key value as an SQL literal that means the same under every DateStyle and TimeZone.
-func (k Key) literal(at time.Time) string {
-	at = at.UTC()
-	era, year := "", at.Year()
-	if year <= 0 {
-		year, era = 1-year, " BC"
-	}
-	text := fmt.Sprintf("%04d", year) + at.Format("-01-02")
-	switch k.Kind {
-	case KeyDate:
-	case KeyTimestamp:
-		text += at.Format(" 15:04:05.999999")
-	case KeyTimestamptz:
-		text += at.Format(" 15:04:05.999999+00")
-	}
-	return "'" + text + era + "'"
-}
-
-// forValues is the range as ALTER TABLE … ATTACH PARTITION takes it.
-func (k Key) forValues(b Bounds) string {
-	from, to := "MINVALUE", "MAXVALUE"
-	if !b.FromMin {
-		from = k.literal(b.From)
-	}
-	if !b.ToMax {
-		to = k.literal(b.To)
-	}
-	return "FOR VALUES FROM (" + from + ") TO (" + to + ")"
-}
-
-// within is the condition that the key lies in the range.
-func (k Key) within(b Bounds) string {
-	column := pgx.Identifier{k.Column}.Sanitize()
-	terms := []string{column + " IS NOT NULL"}
-	if !b.FromMin {
-		terms = append(terms, column+" >= "+k.literal(b.From)+"::"+string(k.Kind))
-	}
-	if !b.ToMax {
-		terms = append(terms, column+" < "+k.literal(b.To)+"::"+string(k.Kind))
-	}
-	return strings.Join(terms, " AND ")
 }
 
 // quoteText writes a string literal; the session has standard_conforming_strings on.

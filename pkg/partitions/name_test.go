@@ -81,12 +81,12 @@ func TestParseBounds(t *testing.T) {
 		"FOR VALUES FROM ('0044-03-15 BC') TO ('0001-01-01 00:00:00+00')":                       "[-0043-03-15 00:00:00, 0001-01-01 00:00:00)",
 		"FOR VALUES FROM ('12026-11-01 00:00:00+00') TO ('294276-12-31 23:59:59.999999+00')":    "[12026-11-01 00:00:00, 294276-12-31 23:59:59.999999)",
 	} {
-		b, isDefault, err := ParseBounds(expr)
+		b, isDefault, err := ParseBounds(expr, KeyTimestamptz)
 		if err != nil || isDefault || b.Text() != want {
 			t.Errorf("%s: %s %v %v, want %s", expr, b.Text(), isDefault, err, want)
 		}
 	}
-	if _, isDefault, err := ParseBounds("DEFAULT"); err != nil || !isDefault {
+	if _, isDefault, err := ParseBounds("DEFAULT", KeyDate); err != nil || !isDefault {
 		t.Error("DEFAULT")
 	}
 	for _, expr := range []string{
@@ -94,11 +94,11 @@ func TestParseBounds(t *testing.T) {
 		"FOR VALUES FROM ('2026-11-01', 'a') TO ('2026-12-01', 'b')", "FOR VALUES FROM ('2026-02-30') TO ('2026-12-01')", "FOR VALUES FROM ('2026-11-01') TO (5)",
 		"FOR VALUES FROM ('2026-11-01 25:00:00') TO ('2026-12-01')", "FOR VALUES FROM ('2026-11-01x') TO ('2026-12-01')",
 	} {
-		if b, _, err := ParseBounds(expr); err == nil {
+		if b, _, err := ParseBounds(expr, KeyTimestamptz); err == nil {
 			t.Errorf("%s was read as %s", expr, b.Text())
 		}
 	}
-	infinite, _, err := ParseBounds("FOR VALUES FROM ('infinity') TO (MAXVALUE)")
+	infinite, _, err := ParseBounds("FOR VALUES FROM ('infinity') TO (MAXVALUE)", KeyTimestamptz)
 	if err != nil || infinite.Contains(at(t, "2026-01-01")) {
 		t.Errorf("%s %v", infinite.Text(), err)
 	}
@@ -117,7 +117,7 @@ func TestLiteralsRoundTrip(t *testing.T) {
 			return time.UnixMicro(us).UTC()
 		}
 		b := Bounds{From: draw("from"), To: draw("to"), FromMin: rapid.Bool().Draw(t, "min"), ToMax: rapid.Bool().Draw(t, "max")}
-		got, _, err := ParseBounds(Key{Column: "k", Kind: kind}.forValues(b))
+		got, _, err := ParseBounds(Key{Column: "k", Kind: kind}.forValues(b), kind)
 		if err != nil || !got.Equal(b) {
 			t.Fatalf("%s became %s: %v", b.Text(), got.Text(), err)
 		}
@@ -128,11 +128,11 @@ func FuzzParseBounds(f *testing.F) {
 	f.Add("FOR VALUES FROM ('2026-11-01 00:00:00+00') TO (MAXVALUE)")
 	f.Add("FOR VALUES FROM ('0044-03-15 BC') TO ('12026-11-01 00:00:00.5-03:30')")
 	f.Fuzz(func(t *testing.T, expr string) {
-		b, isDefault, err := ParseBounds(expr)
+		b, isDefault, err := ParseBounds(expr, KeyTimestamptz)
 		if err != nil || isDefault || b.FromMin || b.ToMax {
 			return
 		}
-		again, _, err := ParseBounds(Key{Column: "k", Kind: KeyTimestamptz}.forValues(b))
+		again, _, err := ParseBounds(Key{Column: "k", Kind: KeyTimestamptz}.forValues(b), KeyTimestamptz)
 		if err != nil || !again.Equal(b) {
 			t.Errorf("%q: %s became %s: %v", expr, b.Text(), again.Text(), err)
 		}

@@ -7,9 +7,10 @@ import (
 	"auditdb/internal/fault"
 )
 
-// ParseBounds reads a partition's bounds as pg_get_expr(relpartbound) writes them with DateStyle ISO, in whatever time zone:
-// "DEFAULT" or "FOR VALUES FROM ('2026-11-01 00:00:00+00') TO (MAXVALUE)". Years may have more than four digits or be BC.
-func ParseBounds(expr string) (b Bounds, isDefault bool, err error) {
+// ParseBounds reads the bounds of a partition by a key of a kind, as pg_get_expr(relpartbound) writes them with DateStyle ISO, in whatever time
+// zone: "DEFAULT" or "FOR VALUES FROM ('2026-11-01 00:00:00+00') TO (MAXVALUE)". Years may have more than four digits or be BC. An error has
+// class data: also for a uuid that is not the least of its millisecond, and for a number that is no whole microsecond.
+func ParseBounds(expr string, kind KeyKind) (b Bounds, isDefault bool, err error) {
 	if expr == "DEFAULT" {
 		return Bounds{}, true, nil
 	}
@@ -17,12 +18,12 @@ func ParseBounds(expr string) (b Bounds, isDefault bool, err error) {
 	rest, ok2 := strings.CutSuffix(rest, ")")
 	from, to, ok3 := strings.Cut(rest, ") TO (")
 	if !ok || !ok2 || !ok3 {
-		return Bounds{}, false, unreadable(expr)
+		return Bounds{}, false, unreadable(expr, kind)
 	}
-	low, ok := parseBound(from)
-	high, ok2 := parseBound(to)
+	low, ok := parseBound(from, kind)
+	high, ok2 := parseBound(to, kind)
 	if !ok || !ok2 {
-		return Bounds{}, false, unreadable(expr)
+		return Bounds{}, false, unreadable(expr, kind)
 	}
 	b.From, b.FromMin = low.at, low.infinity < 0
 	b.To, b.ToMax = high.at, high.infinity > 0
@@ -35,8 +36,12 @@ func ParseBounds(expr string) (b Bounds, isDefault bool, err error) {
 	return b, false, nil
 }
 
-func unreadable(expr string) error {
-	return fault.New(fault.Data, "", "partition bounds %q: not a range of dates or times", expr)
+func unreadable(expr string, kind KeyKind) error {
+	what := map[KeyKind]string{KeyUUIDv7: "uuids that are the least of their millisecond", KeyEpochNS: "whole microseconds"}[kind]
+	if what == "" {
+		what = "dates or times"
+	}
+	return fault.New(fault.Data, "", "partition bounds %q: not a range of %s", expr, what)
 }
 
 type bound struct {
@@ -44,17 +49,30 @@ type bound struct {
 	infinity int // -1, 0, 1
 }
 
-func parseBound(s string) (bound, bool) {
+func parseBound(s string, kind KeyKind) (bound, bool) {
 	switch s {
-	case "MINVALUE", "'-infinity'":
+	case "MINVALUE":
 		return bound{infinity: -1}, true
-	case "MAXVALUE", "'infinity'":
+	case "MAXVALUE":
 		return bound{infinity: 1}, true
 	}
 	if len(s) < 2 || s[0] != '\'' || s[len(s)-1] != '\'' {
 		return bound{}, false
 	}
-	at, ok := parseISO(s[1 : len(s)-1])
+	var at time.Time
+	ok := false
+	switch s = s[1 : len(s)-1]; {
+	case kind == KeyUUIDv7:
+		at, ok = parseUUID(s)
+	case kind.unit() > 0:
+		at, ok = parseEpoch(s, kind.unit())
+	case s == "-infinity":
+		return bound{infinity: -1}, true
+	case s == "infinity":
+		return bound{infinity: 1}, true
+	default:
+		at, ok = parseISO(s)
+	}
 	return bound{at: at}, ok
 }
 

@@ -33,7 +33,7 @@ func TestResolve(t *testing.T) {
 			t.Errorf("%s: %s, want %s", name, got, want)
 		}
 	}
-	if got := b.table("stamps"); got.Key != (Key{"k", KeyTimestamp}) || got.Interval != Monthly || got.ManagedID != nil {
+	if got := b.table("stamps"); got.Key != (Key{Column: "k", Kind: KeyTimestamp}) || got.Interval != Monthly || got.ManagedID != nil {
 		t.Errorf("%+v", got)
 	}
 	for name, want := range map[string]string{

@@ -288,7 +288,7 @@ func scanPartition(row pgx.CollectableRow, t Table) (Partition, error) {
 		p.State, expr = Detached, bounds
 	}
 	var err error
-	if p.Bounds, p.Default, err = ParseBounds(expr); err != nil {
+	if p.Bounds, p.Default, err = ParseBounds(expr, t.Key.Kind); err != nil {
 		return Partition{}, fmt.Errorf("partition %s: %w", p, err)
 	}
 	return p, nil

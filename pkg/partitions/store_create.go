@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	// ledgerPatience bounds waiting for the integrity log's lock where only new or detached tables are locked, which nobody waits for.
+	// ledgerPatience bounds one attempt at the integrity log's lock where only new or detached tables are locked, which nobody waits for.
 	ledgerPatience = 10 * time.Second
 
 	resetRoleSQL = `RESET ROLE`
@@ -182,7 +182,7 @@ func (c *creating) check(ctx context.Context, tx pgx.Tx, made []Created) error {
 	var oid, parent uint32
 	right := 0
 	if _, err := pgx.ForEachRow(rows, []any{&name, &oid, &parent, &expr}, func() error {
-		b, isDefault, err := ParseBounds(expr)
+		b, isDefault, err := ParseBounds(expr, c.d.Table.Key.Kind)
 		i, ok := at[name]
 		if err != nil || !ok || isDefault || parent != c.d.Table.OID || !b.Equal(made[i].Bounds) {
 			return fault.New(fault.Internal, "", "partition %s is not what was made: parent %d, bounds %s", displayName(c.d.Table.Schema, name), parent, expr)
@@ -218,7 +218,8 @@ func (c *creating) record(ctx context.Context, tx pgx.Tx, made []Created) error 
 	return c.w.record(ctx, tx, c.d.Table, events, patience)
 }
 
-// record writes events as the last thing in tx. patience 0 leaves the transaction's lock_timeout as it is.
+// record writes events as the last thing in tx. Where others wait for what tx has locked, patience is 0: the log's lock has to be had as
+// quickly as a table's, or the attempt is given up and made again.
 func (w *Worker) record(ctx context.Context, tx pgx.Tx, t Table, events []Event, patience time.Duration) error {
 	if w.o.Ledger == nil {
 		return nil
@@ -227,7 +228,7 @@ func (w *Worker) record(ctx context.Context, tx pgx.Tx, t Table, events []Event,
 		return err
 	}
 	if patience > 0 {
-		if err := postgres.SetLockTimeout(ctx, tx, patience); err != nil {
+		if err := postgres.SetLockTimeout(ctx, tx, max(min(patience, postgres.Patience(ctx, w.o.Wait)), w.o.LockTimeout)); err != nil {
 			return err
 		}
 	}
@@ -238,15 +239,32 @@ func (w *Worker) record(ctx context.Context, tx pgx.Tx, t Table, events []Event,
 func (w *Worker) explain(t Table, what string, err error) error {
 	var pg *pgconn.PgError
 	if fault.ClassOf(err) == "" && errors.As(err, &pg) && pg.Code == postgres.InsufficientPrivilege {
-		owner := pgx.Identifier{t.Owner}.Sanitize()
-		hint := fmt.Sprintf("the owner of %s needs rights: GRANT USAGE, CREATE ON SCHEMA %s TO %s", t, pgx.Identifier{t.Schema}.Sanitize(), owner)
-		if strings.Contains(pg.Message, "role") || strings.Contains(pg.Message, "owner") {
-			hint = fmt.Sprintf("partitions belong to the owner of %s: GRANT %s TO the user that connects", t, owner)
-		}
-		return fault.New(fault.Permission, hint, "%s: %w", what, err)
+		return fault.New(fault.Permission, missingGrant(t, pg.Message), "%s: %w", what, err)
 	}
 	if fault.ClassOf(err) != "" && strings.Contains(err.Error(), what) {
 		return err
 	}
 	return fmt.Errorf("%s: %w", what, err)
+}
+
+// missingGrant says what to grant after the server has refused work on partitions of t with message. DDL runs as the table's owner, whose
+// rights the server checks then.
+func missingGrant(t Table, message string) string {
+	owner := pgx.Identifier{t.Owner}.Sanitize()
+	what, name, _ := strings.Cut(strings.TrimPrefix(message, "permission denied for "), " ")
+	switch {
+	case what == "schema" && name == "auditdb":
+		return fmt.Sprintf("GRANT USAGE ON SCHEMA auditdb TO %s and to the user that connects", owner)
+	case what == "schema":
+		return fmt.Sprintf("the owner of %s needs rights: GRANT USAGE, CREATE ON SCHEMA %s TO %s", t, pgx.Identifier{name}.Sanitize(), owner)
+	case what == "tablespace":
+		return fmt.Sprintf("the owner of %s needs rights: GRANT CREATE ON TABLESPACE %s TO %s", t, pgx.Identifier{name}.Sanitize(), owner)
+	case what == "function":
+		return fmt.Sprintf("the owner of %s needs rights: GRANT EXECUTE ON FUNCTION auditdb.%s() TO %s", t, name, owner)
+	case strings.Contains(message, "role") || strings.Contains(message, "owner"):
+		return fmt.Sprintf("partitions belong to the owner of %s: GRANT %s TO the user that connects", t, owner)
+	case what == "table":
+		return fmt.Sprintf("the user that connects needs rights: GRANT %s TO it, or SELECT, UPDATE and DELETE ON %s", owner, pgx.Identifier{name}.Sanitize())
+	}
+	return fmt.Sprintf("the owner of %s needs rights: GRANT USAGE, CREATE ON SCHEMA %s TO %s", t, pgx.Identifier{t.Schema}.Sanitize(), owner)
 }

@@ -255,7 +255,7 @@ func countDefaultRows(ctx context.Context, q Querier, t Table, byDefault Partiti
 		edges = append(edges, t.Key.literal(r.To))
 	}
 	column := pgx.Identifier{t.Key.Column}.Sanitize()
-	sql := fmt.Sprintf("SELECT width_bucket(%s, ARRAY[%s]::%s[]), count(*) FROM ONLY %s WHERE %s GROUP BY 1", column, strings.Join(edges, ", "), t.Key.Kind,
+	sql := fmt.Sprintf("SELECT width_bucket(%s, ARRAY[%s]::%s[]), count(*) FROM ONLY %s WHERE %s GROUP BY 1", column, strings.Join(edges, ", "), t.Key.Kind.SQLType(),
 		byDefault.Ident(), t.Key.within(Bounds{From: ranges[0].From, To: ranges[len(ranges)-1].To}))
 	rows, err := q.Query(ctx, sql)
 	if err != nil {

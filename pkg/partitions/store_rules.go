@@ -126,7 +126,7 @@ func LoadHolds(ctx context.Context, q Querier, t Table) ([]Bounds, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the holds on %s: %w", t, err)
 	}
-	if t.Key.Kind == KeyTimestamptz {
+	if t.Key.Kind.Instant() {
 		return held, nil
 	}
 	for i, b := range held { // instants against wall-clock keys: a day more on both sides

@@ -6,22 +6,6 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// KeyKind is the kind of a partition key: the names of auditdb.managed_table.key_kind.
-type KeyKind string
-
-// The key kinds that can be written.
-const (
-	KeyTimestamptz KeyKind = "timestamptz"
-	KeyTimestamp   KeyKind = "timestamp"
-	KeyDate        KeyKind = "date"
-)
-
-// Key is the one column that a table is partitioned by.
-type Key struct {
-	Column string
-	Kind   KeyKind
-}
-
 // Table is a range-partitioned table, found by name once and then pinned by its oid.
 type Table struct {
 	OID          uint32
@@ -43,10 +27,10 @@ func (t Table) Ident() string { return pgx.Identifier{t.Schema, t.Name}.Sanitize
 // String is the name for people: schema.name, quoted only where SQL needs it.
 func (t Table) String() string { return displayName(t.Schema, t.Name) }
 
-// KeyTime turns an instant into a value of the table's key: itself for timestamptz, and the reading of a clock in the table's zone, carried
-// as UTC, for timestamp and date. Bounds and Catalog work on such values.
+// KeyTime turns an instant into a value of the table's key: itself, and for timestamp and date the reading of a clock in the table's
+// zone, carried as UTC. Bounds and Catalog work on such values.
 func (t Table) KeyTime(instant time.Time) time.Time {
-	if t.Key.Kind == KeyTimestamptz {
+	if t.Key.Kind.Instant() {
 		return instant.UTC()
 	}
 	local := instant.In(t.zone())
@@ -55,7 +39,7 @@ func (t Table) KeyTime(instant time.Time) time.Time {
 
 // keyZone is the zone in which interval arithmetic on key values happens.
 func (t Table) keyZone() *time.Location {
-	if t.Key.Kind == KeyTimestamptz {
+	if t.Key.Kind.Instant() {
 		return t.zone()
 	}
 	return time.UTC
@@ -97,6 +81,7 @@ type Partition struct {
 	SizeEstimated bool
 	Owner         string
 	mark          Action // what prune has marked it for; "": it carries no mark
+	attic         string // the schema that it goes to once it is detached; "": it stays where it is
 	comment       string // without the mark
 }
 
