@@ -114,6 +114,9 @@ func (l ledger) Record(ctx context.Context, tx pgx.Tx, t partitions.Table, event
 		}
 		entries = append(entries, integrity.Entry{Table: table, Body: body})
 	}
+	if err := integrity.Lock(ctx, tx); err != nil {
+		return err
+	}
 	_, err := l.log.Append(ctx, tx, l.now(), entries, nil)
 	return err
 }

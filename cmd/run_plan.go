@@ -126,7 +126,8 @@ func worthShowing[D any](changes []*change[D]) bool {
 }
 
 // failures lists the changes that failed, and the error to end the command with: that of the only one, the worst of all classes, or, where
-// a part of the work was done, one of class data (exit 1).
+// a part of the work was done, one of class data (exit 1). Where nothing but a lock was in the way, it is class locked in any case (exit 5):
+// the same command, later, does the rest.
 func failures[D any](changes []*change[D]) ([]failedEntry, error) {
 	entries := []failedEntry{}
 	var errs []error
@@ -151,7 +152,7 @@ func failures[D any](changes []*change[D]) ([]failedEntry, error) {
 		texts = append(texts, err.Error())
 	}
 	class := worst(classes)
-	if partly && !slices.Contains([]fault.Class{fault.Interrupted, fault.Timeout}, class) {
+	if partly && !slices.Contains([]fault.Class{fault.Interrupted, fault.Timeout, fault.Locked}, class) {
 		class = fault.Data // a part of the work was done
 	}
 	if len(changes) == 1 {

@@ -11,10 +11,12 @@ import (
 	"auditdb/pkg/plan"
 )
 
-// A command that did a part of its work ends with 1 and a document that says which; one that did nothing ends as its error says.
+// A command that did a part of its work ends with 1, or 5 where a lock was in the way, and a document that says which; one that did nothing
+// ends as its error says.
 func TestFailures(t *testing.T) {
 	t.Parallel()
 	locked, stopped := fault.New(fault.Locked, "wait", "blocked"), fault.New(fault.Interrupted, "", "stopped")
+	refused := fault.New(fault.Refused, "", "no")
 	type table struct {
 		err    error
 		partly bool
@@ -26,11 +28,14 @@ func TestFailures(t *testing.T) {
 	}{
 		"done":             {[]table{{}}, "", true},
 		"nothing":          {[]table{{err: locked}}, fault.Locked, false},
-		"a part":           {[]table{{err: locked, partly: true}}, fault.Data, true},
+		"a part":           {[]table{{err: refused, partly: true}}, fault.Data, true},
+		"a part, locked":   {[]table{{err: locked, partly: true}}, fault.Locked, true},
 		"stopped":          {[]table{{err: stopped, partly: true}}, fault.Interrupted, true},
-		"one of two":       {[]table{{err: locked}, {}}, fault.Data, true},
+		"one of two":       {[]table{{err: refused}, {}}, fault.Data, true},
+		"one locked":       {[]table{{err: locked}, {}}, fault.Locked, true},
+		"worse than that":  {[]table{{err: locked}, {err: refused}, {}}, fault.Data, true},
 		"two":              {[]table{{err: locked}, {err: errors.Join(locked)}}, fault.Locked, false},
-		"a part of two":    {[]table{{err: locked}, {err: locked, partly: true}}, fault.Data, true},
+		"a part of two":    {[]table{{err: locked}, {err: locked, partly: true}}, fault.Locked, true},
 		"stopped at first": {[]table{{err: stopped}, {err: stopped}}, fault.Interrupted, false},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -38,7 +38,7 @@ func (db *DB) DDL(ctx context.Context, o DDLOptions, fn func(pgx.Tx) error) erro
 	if o.What == "" {
 		o.What = "change the table"
 	}
-	waitCtx, cancel := context.WithTimeout(ctx, patience(ctx, o.Wait))
+	waitCtx, cancel := context.WithTimeout(ctx, Patience(ctx, o.Wait))
 	defer cancel()
 	var seen []Blocker
 	for try := 0; ; try++ {
@@ -54,7 +54,7 @@ func (db *DB) DDL(ctx context.Context, o DDLOptions, fn func(pgx.Tx) error) erro
 			if ctx.Err() != nil {
 				return fmt.Errorf("%s: %w", o.What, context.Cause(ctx))
 			}
-			return fault.New(fault.Locked, "end or wait for that transaction, or allow more time with --wait", "%s: no table lock within %s: %s: %w", o.What, o.Wait, describeBlockers(seen), err)
+			return fault.New(fault.Locked, "end or wait for that transaction, or allow more time with --wait", "%s: no lock within %s: %s: %w", o.What, o.Wait, describeBlockers(seen), err)
 		}
 	}
 }

@@ -78,7 +78,7 @@ func (db *DB) lockConn(ctx context.Context) (*pgx.Conn, error) {
 }
 
 func (db *DB) poll(ctx context.Context, conn *pgx.Conn, name string, wait time.Duration) error {
-	waitCtx, cancel := context.WithTimeout(ctx, patience(ctx, wait))
+	waitCtx, cancel := context.WithTimeout(ctx, Patience(ctx, wait))
 	defer cancel()
 	told := false
 	for try := 0; ; try++ {
@@ -268,8 +268,8 @@ func WithPatience(ctx context.Context, wait time.Duration) context.Context {
 	return context.WithValue(ctx, patienceKey{}, until)
 }
 
-// patience is the part of wait that the context's budget still allows.
-func patience(ctx context.Context, wait time.Duration) time.Duration {
+// Patience is the part of wait that the context's budget still allows.
+func Patience(ctx context.Context, wait time.Duration) time.Duration {
 	if until, ok := ctx.Value(patienceKey{}).(time.Time); ok {
 		wait = min(wait, time.Until(until))
 	}

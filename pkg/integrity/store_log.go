@@ -66,6 +66,15 @@ func lockTail(ctx context.Context, tx pgx.Tx, wait time.Duration, known tail, ta
 	return end, err
 }
 
+// Lock takes the log's lock for the rest of tx, waiting as long as tx's lock_timeout allows, so that an Append in tx need not wait: for
+// transactions that others wait for.
+func Lock(ctx context.Context, tx pgx.Tx) error {
+	if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", postgres.LockKey(logLock)); err != nil {
+		return fmt.Errorf("lock the integrity log: %w", err)
+	}
+	return nil
+}
+
 // readTail reads the log's end without its lock: somebody may be appending.
 func readTail(ctx context.Context, tx pgx.Tx) (end logEnd, err error) {
 	var none tlog.Hash
@@ -108,6 +117,9 @@ SELECT DISTINCT t, f, e, s FROM unnest($1::smallint[], $2::timestamptz[], $3::ti
 		b.Queue(`INSERT INTO auditdb.leaf (seq, table_id, part_from, part_to, block, min_id, max_id, n, ids, leaves, salts)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
 			s.seq, s.table, from, to, s.block, s.set.IDs.Min(), s.set.IDs.Max(), s.set.IDs.Len(), s.set.IDs.Encode(), s.set.Leaves, s.set.Salts)
+	}
+	for _, x := range w.expired {
+		b.Queue(`INSERT INTO auditdb.expired (seq, leaf_seq, n, ids) VALUES ($1, $2, $3, $4)`, x.seq, x.leaf, x.ids.Len(), x.ids.Encode())
 	}
 	b.Queue(`INSERT INTO auditdb.checkpoint (size, root, note) VALUES ($1, $2, $3)`, w.checkpoint.Size, w.root[:], w.checkpoint.Note)
 }

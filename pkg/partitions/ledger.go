@@ -41,7 +41,8 @@ type Ledger interface {
 	// returns is the Evidence of the pruned event. It runs as the role that connected.
 	Dropping(ctx context.Context, tx pgx.Tx, t Table, p Partition) (any, error)
 	// Record writes events in tx. It is the last thing that happens in tx before COMMIT, because it takes the log's lock; it runs as the
-	// role that connected, not as the table's owner.
+	// role that connected, not as the table's owner. It waits for that lock under the transaction's lock_timeout; what it returns when that
+	// has run out still has its SQLSTATE, so that the transaction can be tried again.
 	Record(ctx context.Context, tx pgx.Tx, t Table, events []Event) error
 }
 

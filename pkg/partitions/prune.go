@@ -36,6 +36,7 @@ type PruneOptions struct {
 	OlderThan        *time.Time // key value: a policy for this run alone, which requires no archive
 	Partition        string     // only this one, which must be allowed to go
 	Action           Action
+	DetachSchema     string // action Detach: the schema that detached partitions go to, quoted as in SQL; "": they stay where they are
 	MinKeep, MaxDrop *int
 
 	lenient bool // verifications that may not be read are taken for clean: nothing will be pruned
@@ -50,7 +51,9 @@ type PruneDraft struct {
 	Action  Action
 	Goes    []Partition // what is dropped or detached
 	Kept    []Kept
+	Pending []Partition // whose detach has not ended; that is done first
 	user    string
+	attic   string // where detached partitions go, unquoted; "": they stay
 	options PruneOptions
 }
 
@@ -67,6 +70,7 @@ const (
 	opUnmark
 	opDetach
 	opDetachConcurrently
+	opMove
 	opDrop
 )
 
@@ -96,6 +100,9 @@ func (w *Worker) DraftPrune(ctx context.Context, t Table, o PruneOptions) (*Prun
 	if d.user, err = currentUser(ctx, db); err != nil {
 		return nil, err
 	}
+	if d.attic, err = findSchema(ctx, db, o.DetachSchema, action); err != nil {
+		return nil, err
+	}
 	if o.Partition != "" {
 		rule.MaxDrop = 0
 	}
@@ -113,6 +120,21 @@ func (w *Worker) DraftPrune(ctx context.Context, t Table, o PruneOptions) (*Prun
 		d.Goes[i].SizeBytes, d.Goes[i].SizeEstimated = sizes[d.Goes[i].OID], false
 	}
 	d.steps()
+	return d, nil
+}
+
+// DraftFinalize reads the table and plans to end what detach is pending, and nothing else. It changes nothing.
+func (w *Worker) DraftFinalize(ctx context.Context, t Table) (*PruneDraft, error) {
+	db := w.o.DB.Pool()
+	c, err := Load(ctx, db, t)
+	if err != nil {
+		return nil, err
+	}
+	d := &PruneDraft{Table: t, Catalog: c, Plan: plan.Plan{Action: "partition.finalize " + t.String(), AsOf: w.o.Now(), KeepGoing: true}}
+	if d.user, err = currentUser(ctx, db); err != nil {
+		return nil, err
+	}
+	d.finalize()
 	return d, nil
 }
 
@@ -246,6 +268,10 @@ func (w *Worker) leaveOut(ctx context.Context, q Querier, d *PruneDraft, named s
 	if err != nil {
 		return err
 	}
+	taken, err := namesIn(ctx, q, d.attic, d.Goes)
+	if err != nil {
+		return err
+	}
 	var left []error
 	d.Goes = slices.DeleteFunc(d.Goes, func(p Partition) bool {
 		reason := ""
@@ -256,6 +282,8 @@ func (w *Worker) leaveOut(ctx context.Context, q Querier, d *PruneDraft, named s
 			reason = "it is a foreign table"
 		case users[p.OID] != "" && d.Action == Drop:
 			reason = users[p.OID] + " depends on it"
+		case taken[p.Name] && p.Schema != d.attic:
+			reason = "schema " + pgx.Identifier{d.attic}.Sanitize() + " has something of that name already"
 		default:
 			return false
 		}
@@ -269,14 +297,34 @@ func (w *Worker) leaveOut(ctx context.Context, q Querier, d *PruneDraft, named s
 	return nil
 }
 
-// steps turns the choice into a plan: what is pending first, then one partition after the other.
-func (d *PruneDraft) steps() {
+// finalize plans to end what an interrupted prune, or somebody else, has begun: a detach that is pending, and the way of a detached table to
+// its schema.
+func (d *PruneDraft) finalize() {
 	for _, p := range d.Catalog.All() {
 		if p.State == DetachPending {
+			d.Pending = append(d.Pending, p)
 			d.add(p, opFinalize, false, "its detach has not ended, and no other partition can be detached before; locks: SHARE UPDATE EXCLUSIVE on the table",
 				"ALTER TABLE "+d.Table.Ident()+" DETACH PARTITION "+p.Ident()+" FINALIZE")
+			d.move(p, p.attic)
 		}
 	}
+	for _, p := range d.Catalog.Leftovers() {
+		d.move(p, p.attic)
+	}
+}
+
+// move plans to bring a table that is detached by then to its schema.
+func (d *PruneDraft) move(p Partition, attic string) {
+	if attic == "" || attic == p.Schema {
+		return
+	}
+	p.attic = attic
+	d.add(p, opMove, false, "that is where detached partitions go; locks: ACCESS EXCLUSIVE on the detached table alone", moveSchemaSQL(p))
+}
+
+// steps turns the choice into a plan: what is pending first, then one partition after the other.
+func (d *PruneDraft) steps() {
+	d.finalize()
 	goes := map[uint32]bool{}
 	for _, p := range d.Goes {
 		goes[p.OID] = true
@@ -299,9 +347,10 @@ func (d *PruneDraft) prune(p Partition) {
 			kind, how, locks = opDetach, "", "locks: ACCESS EXCLUSIVE on table, partition and default partition, for a moment"
 		}
 		sql := "ALTER TABLE " + d.Table.Ident() + " DETACH PARTITION " + p.Ident() + how
-		sql = commentSQL(p, d.Table.mark(p, d.Action)) + ";\n" + sql
+		sql = commentSQL(p, d.Table.mark(p, d.Action, d.attic)) + ";\n" + sql
 		d.add(p, kind, true, "all of it is older than "+d.Cutoff.UTC().Format(time.RFC3339)+"; "+locks, sql)
 	}
+	d.move(p, d.attic)
 	if d.Action == Drop {
 		reason := "its rows are not needed any more; locks: ACCESS EXCLUSIVE on the detached table alone"
 		if p.State != Attached {
@@ -332,6 +381,10 @@ func (d *PruneDraft) role(p Partition) string {
 		return ""
 	}
 	return d.Table.Owner
+}
+
+func moveSchemaSQL(p Partition) string {
+	return "ALTER TABLE " + p.Ident() + " SET SCHEMA " + pgx.Identifier{p.attic}.Sanitize()
 }
 
 func commentSQL(p Partition, comment string) string {

@@ -166,7 +166,7 @@ func TestPruneCountsLeftovers(t *testing.T) {
 			b := old(t)
 			tab := b.table("audit_log")
 			for _, p := range b.catalog(tab).All()[1:3] {
-				b.exec(commentSQL(p, tab.mark(p, Drop)), "ALTER TABLE audit_log DETACH PARTITION "+p.Ident())
+				b.exec(commentSQL(p, tab.mark(p, Drop, "")), "ALTER TABLE audit_log DETACH PARTITION "+p.Ident())
 			}
 			o := before(t, "2025-01-01")
 			o.MaxDrop = &limit

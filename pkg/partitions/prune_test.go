@@ -195,7 +195,7 @@ func TestPruneConverges(t *testing.T) {
 			tab := b.table("audit_log")
 			p := b.catalog(tab).All()[0]
 			p.comment = "what was there"
-			b.exec(commentSQL(p, tab.mark(p, Drop)))
+			b.exec(commentSQL(p, tab.mark(p, Drop, "")))
 			reader := b.conn()
 			tx, err := reader.Begin(t.Context())
 			if err != nil {
@@ -239,7 +239,7 @@ func TestPruneTakesItsMarkBack(t *testing.T) {
 	b := old(t, `INSERT INTO auditdb.hold (span, reason) VALUES ('[2024-01-01Z,2024-03-01Z)', 'lawsuit')`)
 	tab := b.table("audit_log")
 	for _, p := range b.catalog(tab).All()[:2] {
-		b.exec(commentSQL(p, tab.mark(p, Drop)))
+		b.exec(commentSQL(p, tab.mark(p, Drop, "")))
 	}
 	b.exec("ALTER TABLE audit_log DETACH PARTITION audit_log_2024_02")
 	done, d := b.prune(tab, before(t, "2024-03-01"))

@@ -280,7 +280,7 @@ func scanPartition(row pgx.CollectableRow, t Table) (Partition, error) {
 	}
 	p.Kind, p.SizeEstimated, p.State = kind[0], true, Attached
 	var bounds string
-	bounds, p.comment, p.mark = t.readMark(comment)
+	bounds, p.attic, p.comment, p.mark = t.readMark(comment)
 	switch {
 	case pending:
 		p.State = DetachPending
@@ -329,14 +329,20 @@ func (w *Worker) read(ctx context.Context, what string, fn func(pgx.Tx) error) e
 
 // The mark is a comment that prune puts on a partition before it detaches it: "auditdb prune "schema"."table" FOR VALUES FROM (…) TO (…)"
 // where the partition is going to be dropped, so that a run after a crash knows what to finish, and "auditdb detached …" where it is to be
-// kept beside the table, so that its range is known to be pruned. Below it is the comment that was there before.
+// kept beside the table, so that its range is known to be pruned; there ` SCHEMA "name"` at the end of the line says where it is to go. Below
+// it is the comment that was there before.
+
+const markAttic = " SCHEMA "
 
 func (t Table) markPrefix(a Action) string {
 	return map[Action]string{Drop: "auditdb prune ", Detach: "auditdb detached "}[a] + t.Ident() + " "
 }
 
-func (t Table) mark(p Partition, a Action) string {
+func (t Table) mark(p Partition, a Action, attic string) string {
 	text := t.markPrefix(a) + t.Key.forValues(p.Bounds)
+	if attic != "" {
+		text += markAttic + pgx.Identifier{attic}.Sanitize()
+	}
 	if p.comment != "" {
 		text += "\n" + p.comment
 	}
@@ -344,12 +350,14 @@ func (t Table) mark(p Partition, a Action) string {
 }
 
 // readMark takes a comment apart; mark is "" where it has none.
-func (t Table) readMark(comment string) (bounds, rest string, mark Action) {
+func (t Table) readMark(comment string) (bounds, attic, rest string, mark Action) {
 	for _, a := range []Action{Drop, Detach} {
 		if after, ok := strings.CutPrefix(comment, t.markPrefix(a)); ok {
 			bounds, rest, _ = strings.Cut(after, "\n")
-			return bounds, rest, a
+			bounds, attic, _ = strings.Cut(bounds, markAttic)
+			attic = strings.ReplaceAll(strings.TrimSuffix(strings.TrimPrefix(attic, `"`), `"`), `""`, `"`)
+			return bounds, attic, rest, a
 		}
 	}
-	return "", comment, ""
+	return "", "", comment, ""
 }
