@@ -88,9 +88,16 @@ func (l ledger) Check(ctx context.Context, q partitions.Querier, t partitions.Ta
 	return nil
 }
 
-// Dropping implements partitions.Ledger: a partition's record needs nothing of its rows.
-func (l ledger) Dropping(context.Context, pgx.Tx, partitions.Table, partitions.Partition) (any, error) {
-	return nil, nil
+// Dropping implements partitions.Ledger: it finds the rows that are in leaf sets of other ranges, as after a split.
+func (l ledger) Dropping(ctx context.Context, tx pgx.Tx, t partitions.Table, p partitions.Partition) (any, error) {
+	if t.ManagedID == nil || !t.Integrity || l.log == nil {
+		return nil, nil
+	}
+	return l.log.Expiring(ctx, tx, logTable(t), partitionRef(p.Name, p.Bounds, p.Default), p.OID)
+}
+
+func logTable(t partitions.Table) *integrity.Table {
+	return &integrity.Table{ID: *t.ManagedID, OID: t.OID, Schema: t.Schema, Name: t.Name, KeyColumn: t.Key.Column}
 }
 
 // Record implements partitions.Ledger.
@@ -105,9 +112,12 @@ func (l ledger) Record(ctx context.Context, tx pgx.Tx, t partitions.Table, event
 		}
 		return err
 	}
-	table := &integrity.Table{ID: *t.ManagedID, OID: t.OID, Schema: t.Schema, Name: t.Name, KeyColumn: t.Key.Column}
+	table := logTable(t)
 	entries := make([]integrity.Entry, 0, len(events))
 	for _, e := range events {
+		if expired, ok := e.Evidence.([]integrity.Entry); ok {
+			entries = append(entries, expired...)
+		}
 		body, err := eventBody(ctx, tx, table, e)
 		if err != nil {
 			return err

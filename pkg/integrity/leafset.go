@@ -36,6 +36,9 @@ type leafSet struct {
 	wrong  map[int]string // position → partition of the row whose leaf differs
 	pairs  []idLeaf       // without trusted leaves: what the rows give
 	stored []byte         // without trusted leaves: what the store has, for naming rows
+
+	expiries []int64  // expire records about it
+	gone     []uint64 // by position: rows that have expired; nil: none
 }
 
 type idLeaf struct {
@@ -66,6 +69,38 @@ func (s *leafSet) load(st storedLeaves) (intact bool) {
 		s.stored = st.leaves
 	}
 	return false
+}
+
+// expire takes the ids of an expire record out of what must be there. It tells whether they are the set's, with the leaves that the
+// record says.
+func (s *leafSet) expire(ids audit.IDSet, root [audit.HashSize]byte) bool {
+	if s.gone == nil {
+		s.gone = make([]uint64, len(s.seen))
+	}
+	right := true
+	var tree audit.Tree
+	for _, id := range ids.All() {
+		at, ok := s.ids.Index(id)
+		if !ok {
+			right = false
+			continue
+		}
+		if s.leaves != nil {
+			tree.Add([audit.HashSize]byte(s.leaves[at*audit.HashSize:]))
+		}
+		if s.gone[at/64]>>(at%64)&1 == 1 {
+			continue
+		}
+		s.gone[at/64] |= 1 << (at % 64)
+		s.seen[at/64] |= 1 << (at % 64)
+		s.nSeen++
+	}
+	return right && (s.leaves == nil || tree.Root() == root)
+}
+
+// expired tells whether the row at a position has expired.
+func (s *leafSet) expired(at int) bool {
+	return s.gone != nil && at >= 0 && s.gone[at/64]>>(at%64)&1 == 1
 }
 
 // memory is what an open set holds, in bytes.
@@ -148,6 +183,7 @@ func (s *leafSet) missing() []int64 {
 
 // rowsRight tells, for a set without trusted leaves, whether its rows themselves lead to the recorded root.
 func (s *leafSet) rowsRight() bool {
+	s.addExpired()
 	if int64(len(s.pairs)) != s.rec.Rows {
 		return false
 	}
@@ -160,6 +196,18 @@ func (s *leafSet) rowsRight() bool {
 	}
 	set, err := audit.NewIDSet(ids)
 	return err == nil && sha256.Sum256(set.Encode()) == s.rec.IDs && tree.Root() == s.rec.Root
+}
+
+// addExpired completes the rows of a set by the stored leaves of those that have expired.
+func (s *leafSet) addExpired() {
+	if s.gone == nil || s.stored == nil {
+		return
+	}
+	for at := range int(s.rec.Rows) {
+		if s.expired(at) {
+			s.pairs = append(s.pairs, idLeaf{id: s.ids.At(at), leaf: [audit.HashSize]byte(s.stored[at*audit.HashSize:])})
+		}
+	}
 }
 
 // suspects returns the ids of rows that differ from leaves which do not lead to the root either: a guess, for people.

@@ -38,6 +38,8 @@ type Entry struct {
 	Table *Table // nil for records about no table
 	Body  Body
 	Set   *LeafSet // for batch and seal
+
+	expired *audit.IDSet // for expire
 }
 
 // NewBatch makes the entry of a batch: the rows of one block in one partition. It computes the Merkle root, so call it before the

@@ -26,6 +26,7 @@ type matcher struct {
 	last    *leafSet
 	open    []*leafSet
 	fetch   func(seqs []int64) ([]storedLeaves, error)
+	expired func(s *leafSet) ([]expiredIDs, error) // reads what expire records took out of a set
 	hash    *audit.Hasher
 	found   *collector
 	table   string
@@ -66,6 +67,10 @@ func (m *matcher) row(r *copyRow) error {
 	}
 	if s == nil {
 		m.stray(r)
+		return nil
+	}
+	if s.expired(at) {
+		m.found.add(newFinding(RowUnexpected, "it is there, but the log says that it has expired").on(m.table).in(m.partition).of(s.seq).row(r.id))
 		return nil
 	}
 	if s.state == setDone {
@@ -187,9 +192,29 @@ func (m *matcher) load(i int, id int64) error {
 			m.found.add(newFinding(LeavesCorrupt, "the leaf store does not have the %d leaves of record %d as they were written", s.rec.Rows, s.seq).on(m.table).in(s.partition).of(s.seq))
 		}
 		m.reportLate(s)
+		if err := m.expire(s); err != nil {
+			return err
+		}
 	}
 	if m.used > m.limit && !m.ordered {
 		return errBudget
+	}
+	return nil
+}
+
+// expire takes out of a set what has expired.
+func (m *matcher) expire(s *leafSet) error {
+	if len(s.expiries) == 0 || s.ids.Len() == 0 {
+		return nil
+	}
+	list, err := m.expired(s)
+	if err != nil {
+		return err
+	}
+	for _, x := range list {
+		if x.damaged || !s.expire(x.ids, x.root) {
+			m.found.add(newFinding(LeavesCorrupt, "the list of expired rows of record %d is not as it was written", x.seq).on(m.table).in(s.partition).of(x.seq))
+		}
 	}
 	return nil
 }

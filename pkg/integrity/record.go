@@ -25,6 +25,7 @@ const (
 	KindMove      Kind = "move"
 	KindDetach    Kind = "detach"
 	KindPrune     Kind = "prune"
+	KindExpire    Kind = "expire"
 )
 
 // Record is one entry of the log. Its text (Encode) is what is authenticated and hashed.
@@ -34,7 +35,7 @@ type Record struct {
 	Body Body
 }
 
-// Body is the part of a record that depends on its kind: *Genesis, *Format, *Key, *Partition, *Batch, *Seal, *Move, *Detach or *Prune.
+// Body is the part of a record that depends on its kind: *Genesis, *Format, *Key, *Partition, *Batch, *Seal, *Move, *Detach, *Prune or *Expire.
 type Body interface {
 	Kind() Kind
 	lines(c *codec)
@@ -110,6 +111,8 @@ func newBody(k Kind) Body {
 		return &Detach{}
 	case KindPrune:
 		return &Prune{}
+	case KindExpire:
+		return &Expire{}
 	}
 	return nil
 }
@@ -362,6 +365,24 @@ func (b *Prune) lines(c *codec) {
 	c.table(&b.Table)
 	c.partition(&b.Partition)
 	c.count("rows", &b.Rows)
+}
+
+// Expire says that rows of a leaf set are gone for good: their ids are in auditdb.expired, and their leaves stay in the leaf store.
+type Expire struct {
+	Table     int16
+	Partition PartitionRef // where the rows were
+	Leaf      int64        // the leaf set's record
+	Set       LeafRoot     // the rows, as a leaf set of their own
+}
+
+// Kind returns KindExpire.
+func (*Expire) Kind() Kind { return KindExpire }
+
+func (b *Expire) lines(c *codec) {
+	c.table(&b.Table)
+	c.partition(&b.Partition)
+	c.count("leaf", &b.Leaf)
+	b.Set.lines(c)
 }
 
 const (

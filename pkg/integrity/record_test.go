@@ -34,6 +34,7 @@ func exampleRecords() []Record {
 		&Move{Table: 1, From: rest, To: part, Rows: 42},
 		&Detach{Table: 1, Partition: history, OID: 16411},
 		&Prune{Table: 1, Partition: history, Rows: 4},
+		&Expire{Table: 1, Partition: history, Leaf: 6, Set: sealed},
 	}
 	out := make([]Record, len(bodies))
 	for i, b := range bodies {

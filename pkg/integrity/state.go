@@ -20,6 +20,13 @@ type tableState struct {
 	format       audit.Format
 	formats      int // format records that differ from the first one
 	parts        map[rangeKey]*partState
+	expired      map[int64][]expiry // by the record of the leaf set
+}
+
+// expiry is an expire record: some rows of a leaf set are gone.
+type expiry struct {
+	seq int64
+	rng rangeKey // of the partition that held them
 }
 
 // partStatus is what the log says about a range of a table.
@@ -38,7 +45,7 @@ type partState struct {
 	ref     PartitionRef // under its newest name
 	status  partStatus
 	oid     int64 // from the detach record
-	moved   int64 // rows that were moved out
+	moved   bool  // its rows are being moved to other partitions
 	changed int64 // the last record about the partition itself
 	sets    []int64
 	old     []detachedSets
@@ -56,7 +63,7 @@ func newLogState() *logState { return &logState{tables: map[int16]*tableState{}}
 func (s *logState) table(id int16) *tableState {
 	t := s.tables[id]
 	if t == nil {
-		t = &tableState{id: id, parts: map[rangeKey]*partState{}}
+		t = &tableState{id: id, parts: map[rangeKey]*partState{}, expired: map[int64][]expiry{}}
 		s.tables[id] = t
 	}
 	return t
@@ -93,13 +100,16 @@ func (s *logState) apply(r Record) {
 	case *Move:
 		t := s.table(b.Table)
 		from, to := t.part(b.From), t.part(b.To)
-		from.moved += b.Rows
+		from.moved = true
 		from.changed, to.changed = r.Seq, r.Seq
 	case *Detach:
 		p := s.table(b.Table).part(b.Partition)
 		p.ref, p.status, p.oid, p.changed = b.Partition, partDetaching, b.OID, r.Seq
 	case *Prune:
 		s.table(b.Table).part(b.Partition).prune(r.Seq, b.Rows)
+	case *Expire:
+		t := s.table(b.Table)
+		t.expired[b.Leaf] = append(t.expired[b.Leaf], expiry{seq: r.Seq, rng: b.Partition.Range.key()})
 	}
 }
 
@@ -112,6 +122,19 @@ func (t *tableState) setFormat(b *Format) {
 	t.format = b.Leaf
 }
 
+// expiries returns the expire records about leaf sets, in a log of a size.
+func (t *tableState) expiries(sets []int64, size int64) map[int64][]int64 {
+	out := map[int64][]int64{}
+	for _, seq := range sets {
+		for _, x := range t.expired[seq] {
+			if x.seq < size {
+				out[seq] = append(out[seq], x.seq)
+			}
+		}
+	}
+	return out
+}
+
 // attach begins, or goes on with, a range. A partition that is created where one was detached is another one: the detached one keeps
 // its leaf sets.
 func (p *partState) attach(seq int64, b *Partition) {
@@ -119,17 +142,17 @@ func (p *partState) attach(seq int64, b *Partition) {
 		p.old = append(p.old, detachedSets{ref: p.ref, oid: p.oid, sets: p.sets})
 		p.sets = nil
 	}
-	p.ref, p.status, p.moved, p.changed = b.Partition, partAttached, 0, seq
+	p.ref, p.status, p.moved, p.changed = b.Partition, partAttached, false, seq
 }
 
 // prune ends a range: its rows are gone, unless they had been moved to other partitions before it was dropped empty.
 func (p *partState) prune(seq, rows int64) {
 	p.changed = seq
-	if p.moved > 0 && rows == 0 {
+	if p.moved && rows == 0 {
 		p.status = partRelocated
 		return
 	}
-	p.status, p.moved, p.sets = partPruned, 0, nil
+	p.status, p.moved, p.sets = partPruned, false, nil
 }
 
 func sameFormat(a, b audit.Format) bool {

@@ -109,6 +109,25 @@ func readSealedIDs(ctx context.Context, q Querier, table int16, rng Range) (idRu
 	return runs, nil
 }
 
+// readOverlapping reads the leaf sets, with their ids and without their leaves, of ranges that overlap one and are not that one.
+func readOverlapping(ctx context.Context, q Querier, table int16, rng Range) ([]storedLeaves, error) {
+	if rng.Default {
+		return nil, nil
+	}
+	from, to := rng.timestamps()
+	rows, err := q.Query(ctx, `
+SELECT seq FROM auditdb.leaf WHERE table_id = $1 AND part_from < $3 AND part_to > $2 AND (part_from, part_to) <> ($2, $3)
+  AND (part_from, part_to) <> ('-infinity', 'infinity') ORDER BY seq`, table, from, to)
+	if err != nil {
+		return nil, fmt.Errorf("look for leaf sets: %w", err)
+	}
+	seqs, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+	if err != nil || len(seqs) == 0 {
+		return nil, err
+	}
+	return readSets(ctx, q, seqs, "f.ids, NULL::bytea, NULL::bytea")
+}
+
 // readWriters lists the transactions that hold the lock of writers on a table or one of its partitions.
 func readWriters(ctx context.Context, q Querier, table uint32) ([]string, error) {
 	rows, err := q.Query(ctx, `

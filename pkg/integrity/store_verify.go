@@ -190,6 +190,32 @@ FROM unnest($1::bigint[]) WITH ORDINALITY u(seq, at) LEFT JOIN auditdb.log l USI
 	return out, nil
 }
 
+// storedExpired is a row of auditdb.expired with its record; either may be missing.
+type storedExpired struct {
+	seq    int64
+	record *storedRecord
+	ids    []byte
+}
+
+// readExpired reads what expire records list of a leaf set.
+func readExpired(ctx context.Context, q Querier, leaf int64, seqs []int64) ([]storedExpired, error) {
+	rows, err := q.Query(ctx, `
+SELECT u.seq, coalesce(l.record, ''), coalesce(l.key_id, ''), l.mac, x.ids FROM unnest($2::bigint[]) u(seq)
+LEFT JOIN auditdb.log l USING (seq) LEFT JOIN auditdb.expired x ON x.seq = u.seq AND x.leaf_seq = $1 ORDER BY u.seq`, leaf, seqs)
+	if err != nil {
+		return nil, fmt.Errorf("read expired ids: %w", err)
+	}
+	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (storedExpired, error) {
+		x := storedExpired{record: &storedRecord{}}
+		err := row.Scan(&x.seq, &x.record.text, &x.record.keyID, &x.record.mac, &x.ids)
+		return x, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read expired ids: %w", err)
+	}
+	return out, nil
+}
+
 // managed is a row of auditdb.managed_table.
 type managed struct {
 	id           int16

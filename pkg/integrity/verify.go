@@ -306,22 +306,22 @@ func (v *verifier) progress(rows int64) {
 
 func (v *verifier) budget() int64 { return setMemory / int64(v.opts.Jobs) }
 
-// setsOf returns the leaf sets whose rows the unit's snapshot shows. The walk is extended to the snapshot first, since rows and their
+// setsOf returns the leaf sets whose rows the unit's snapshot shows, and for each the records of what has expired of it. The walk is extended to the snapshot first, since rows and their
 // records were committed together.
-func (v *verifier) setsOf(ctx context.Context, tx pgx.Tx, u *unit) ([]int64, error) {
+func (v *verifier) setsOf(ctx context.Context, tx pgx.Tx, u *unit) ([]int64, map[int64][]int64, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	size, err := v.walk.extend(ctx, tx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	seqs := append([]int64{}, u.seqs...)
 	state := v.walk.state.tables[u.table.id]
 	if state == nil {
-		return seqs, nil
+		return seqs, nil, nil
 	}
 	if !u.table.known {
-		return nil, errStale // the log has just begun with this table
+		return nil, nil, errStale // the log has just begun with this table
 	}
 	mine := map[rangeKey]bool{}
 	for _, k := range u.ranges {
@@ -329,7 +329,7 @@ func (v *verifier) setsOf(ctx context.Context, tx pgx.Tx, u *unit) ([]int64, err
 	}
 	for k, p := range state.parts {
 		if p.changed >= u.after && p.changed < size && u.touches(k) {
-			return nil, errStale
+			return nil, nil, errStale
 		}
 		if !mine[k] {
 			continue
@@ -341,7 +341,7 @@ func (v *verifier) setsOf(ctx context.Context, tx pgx.Tx, u *unit) ([]int64, err
 		}
 	}
 	slices.Sort(seqs)
-	return seqs, nil
+	return seqs, state.expiries(seqs, size), nil
 }
 
 // touches tells whether a range concerns the unit.

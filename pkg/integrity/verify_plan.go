@@ -233,6 +233,8 @@ type node struct {
 	key   rangeKey
 	part  *partition
 	state *partState
+	apart []unitRelation // tables that were detached from it, where they hold rows of overlapping ranges too
+	sets  []int64        // leaf sets of those that were replaced since
 }
 
 // partitions compares the log's ranges with the catalog's and forms units.
@@ -260,13 +262,14 @@ func (p *planner) partitions(ctx context.Context, t *tableCheck, state *tableSta
 		if n.state == nil {
 			continue
 		}
+		shared := slices.ContainsFunc(list, func(o *node) bool { return o.relocated() && o.key.overlaps(n.key) })
 		for _, old := range n.state.old {
-			if err := p.detached(ctx, t, n.key, old); err != nil {
+			if err := p.detached(ctx, t, n, old, shared); err != nil {
 				return err
 			}
 		}
 		if n.part == nil && n.state.status == partDetaching {
-			if err := p.detached(ctx, t, n.key, detachedSets{ref: n.state.ref, oid: n.state.oid, sets: n.state.sets}); err != nil {
+			if err := p.detached(ctx, t, n, detachedSets{ref: n.state.ref, oid: n.state.oid, sets: n.state.sets}, shared); err != nil {
 				return err
 			}
 		}
@@ -277,8 +280,15 @@ func (p *planner) partitions(ctx context.Context, t *tableCheck, state *tableSta
 	return nil
 }
 
-// detached plans a partition that was detached: its rows must be there until they are pruned.
-func (p *planner) detached(ctx context.Context, t *tableCheck, k rangeKey, d detachedSets) error {
+// relocated tells whether the rows of a range were moved to partitions of other ranges.
+func (n *node) relocated() bool {
+	return n.state != nil && n.state.status == partRelocated && len(n.state.sets) > 0
+}
+
+// detached plans a partition that was detached: its rows must be there until they are pruned. With shared it holds rows of leaf sets
+// of other ranges too, and must be read together with the partitions that have the rest of them.
+func (p *planner) detached(ctx context.Context, t *tableCheck, n *node, d detachedSets, shared bool) error {
+	k := n.key
 	if !p.filter.wants(k) || !p.filter.named(t.schema, d.ref.Name) {
 		return nil
 	}
@@ -290,8 +300,18 @@ func (p *planner) detached(ctx context.Context, t *tableCheck, k rangeKey, d det
 		p.found.add(newFinding(PartitionMissing, "the detached partition %s %s is gone, and no prune was logged", d.ref.Name, k).on(t.name).in(d.ref.Name))
 		return nil
 	}
+	readable := p.readable(t, k, rel, rel.name)
+	if shared {
+		if readable {
+			n.apart = append(n.apart, unitRelation{rel: rel, name: rel.name, rng: k})
+		}
+		if n.part != nil || n.state.status != partDetaching {
+			n.sets = append(n.sets, d.sets...)
+		}
+		return nil
+	}
 	u := &unit{table: t, after: p.walk.next, seqs: d.sets}
-	if p.readable(t, k, rel, rel.name) {
+	if readable {
 		u.rels = []unitRelation{{rel: rel, name: rel.name, rng: k}}
 	}
 	p.units = append(p.units, u)
@@ -304,7 +324,7 @@ func components(list []*node) [][]*node {
 	var end int64
 	for _, n := range list {
 		// A range that was pruned and had rows again, in a partition that another tool made, is expected to be there.
-		if n.part == nil && (n.state.status == partDetaching || len(n.state.sets) == 0 && n.state.status != partAttached) {
+		if n.part == nil && len(n.apart) == 0 && (n.state.status == partDetaching || len(n.state.sets) == 0 && n.state.status != partAttached) {
 			continue
 		}
 		if len(out) > 0 && !n.key.def && !out[len(out)-1][0].key.def && n.key.from < end {
@@ -331,15 +351,16 @@ func (p *planner) component(t *tableCheck, group []*node) {
 		wanted = wanted || p.filter.wants(n.key)
 		named = named || p.filter.named(t.schema, name)
 	}
-	if !wanted || !named {
+	if !wanted || !named && !slices.ContainsFunc(group, p.apartNamed(t)) {
 		return
 	}
 	u := &unit{table: t, after: p.walk.next}
 	changed := p.boundsChanged(t, group)
 	for _, n := range group {
 		u.ranges = append(u.ranges, n.key)
+		u.rels, u.seqs = append(u.rels, n.apart...), append(u.seqs, n.sets...)
 		if n.part == nil {
-			if !changed && n.state.status != partRelocated {
+			if !changed && n.state.status != partRelocated && n.state.status != partDetaching {
 				p.found.add(newFinding(PartitionMissing, "partition %s %s is gone, with %d leaf sets, and no prune was logged", n.state.ref.Name, n.key, len(n.state.sets)).
 					on(t.name).in(n.state.ref.Name))
 			}
@@ -358,8 +379,16 @@ func (p *planner) component(t *tableCheck, group []*node) {
 		u.rels = append(u.rels, r)
 		u.pages += n.part.pages
 	}
-	if len(u.rels) > 0 {
+	// Rows that were moved out of a range which nothing holds any more are gone, unless they have expired.
+	if len(u.rels) > 0 || slices.ContainsFunc(group, func(n *node) bool { return n.part == nil && n.state.status == partRelocated }) {
 		p.units = append(p.units, u)
+	}
+}
+
+// apartNamed finds the detached table that the filter names.
+func (p *planner) apartNamed(t *tableCheck) func(*node) bool {
+	return func(n *node) bool {
+		return slices.ContainsFunc(n.apart, func(r unitRelation) bool { return p.filter.named(t.schema, r.name) })
 	}
 }
 
@@ -380,7 +409,7 @@ func unloggedReason(t *tableCheck, s *partState) string {
 func (p *planner) boundsChanged(t *tableCheck, group []*node) bool {
 	changed := false
 	for _, lost := range group {
-		if lost.part != nil || lost.state.status == partRelocated {
+		if lost.part != nil || lost.state.status == partRelocated || lost.state.status == partDetaching {
 			continue
 		}
 		var names []string

@@ -2,6 +2,7 @@ package integrity
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -96,17 +97,21 @@ func (w *worker) attempt(ctx context.Context, u *unit, ordered bool, found *coll
 	if err := lockForReading(ctx, tx, u.rels, w.v.opts.Wait, ordered); err != nil {
 		return res, Blocked(ctx, w.v.db, u.oids(), false, err)
 	}
-	seqs, err := w.v.setsOf(ctx, tx, u)
+	seqs, expiries, err := w.v.setsOf(ctx, tx, u)
 	if err != nil {
 		return res, err
 	}
 	sets, err := w.places(ctx, u, seqs, found)
+	for _, s := range sets {
+		s.expiries = expiries[s.seq]
+	}
 	if err != nil {
 		return res, err
 	}
 	m := newMatcher(sets, u.table.format, found, u.table.name)
 	m.limit, m.ordered = w.v.budget(), ordered
 	m.fetch = func(seqs []int64) ([]storedLeaves, error) { return readLeaves(ctx, w.aux, seqs) }
+	m.expired = func(s *leafSet) ([]expiredIDs, error) { return w.expired(ctx, s) }
 	for _, guarded := range []bool{true, false} { // what cannot be seen is known before anything is judged
 		for i := range u.rels {
 			if r := &u.rels[i]; r.rel.rowSecurity == guarded {
@@ -144,6 +149,41 @@ func (w *worker) places(ctx context.Context, u *unit, seqs []int64, found *colle
 		}
 	}
 	return sets, nil
+}
+
+// expiredIDs are the ids of one expire record.
+type expiredIDs struct {
+	seq     int64
+	ids     audit.IDSet
+	root    [audit.HashSize]byte
+	damaged bool // the list is not the record's
+}
+
+// expired reads the lists of a set's expire records. Records that cannot be trusted were reported; what they say does not count.
+func (w *worker) expired(ctx context.Context, s *leafSet) ([]expiredIDs, error) {
+	stored, err := readExpired(ctx, w.aux, s.seq, s.expiries)
+	if err != nil {
+		return nil, err
+	}
+	var out []expiredIDs
+	for _, x := range stored {
+		r, err := w.v.trusted(x.record, x.seq)
+		b, ok := r.Body.(*Expire)
+		if err != nil || !ok || b.Leaf != s.seq {
+			continue
+		}
+		e := expiredIDs{seq: x.seq, root: b.Set.Root}
+		set, err := audit.DecodeIDSet(b.Set.MinID, x.ids)
+		if err != nil || int64(set.Len()) != b.Set.Rows || sha256.Sum256(x.ids) != b.Set.IDs {
+			e.damaged = true
+			if set = audit.IDRange(b.Set.MinID, int(b.Set.Rows)); sha256.Sum256(set.Encode()) == b.Set.IDs {
+				s.expire(set, e.root) // the ids follow from the record
+			}
+		}
+		e.ids = set
+		out = append(out, e)
+	}
+	return out, nil
 }
 
 // place makes a leaf set from its record, or from the leaf store where the record cannot be trusted. below holds, for each range, up

@@ -6,6 +6,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/mod/sumdb/tlog"
+
+	"auditdb/pkg/audit"
 )
 
 // writer collects what one append inserts.
@@ -21,6 +23,7 @@ type writer struct {
 	hashes     [][]byte
 	touched    []touch
 	sets       []storedSet
+	expired    []storedExpiry
 	checkpoint Checkpoint
 	root       tlog.Hash
 }
@@ -30,6 +33,12 @@ type touch struct {
 	table int16
 	rng   Range
 	seq   int64
+}
+
+// storedExpiry is a row of auditdb.expired.
+type storedExpiry struct {
+	seq, leaf int64
+	ids       *audit.IDSet
 }
 
 // storedSet is a row of auditdb.leaf.
@@ -72,6 +81,9 @@ func (w *writer) add(e Entry) error {
 		}
 		w.sets = append(w.sets, s)
 	}
+	if x, ok := e.Body.(*Expire); ok && e.expired != nil {
+		w.expired = append(w.expired, storedExpiry{seq: seq, leaf: x.Leaf, ids: e.expired})
+	}
 	return nil
 }
 
@@ -91,6 +103,8 @@ func touches(b Body) (int16, []Range) {
 	case *Detach:
 		return b.Table, []Range{b.Partition.Range}
 	case *Prune:
+		return b.Table, []Range{b.Partition.Range}
+	case *Expire:
 		return b.Table, []Range{b.Partition.Range}
 	}
 	return 0, nil
