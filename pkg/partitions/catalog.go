@@ -130,10 +130,17 @@ func (c *Catalog) Runway(now time.Time) (runway time.Duration, forever bool) {
 	return time.Duration(min(end-us, maxMicros/1000)) * time.Microsecond, false
 }
 
-// Interval returns the interval of the newest partitions that are whole ones, in loc.
+// Interval returns the interval of the newest partitions that are whole ones, in loc: one with a name, or N times a unit where two neighbours
+// agree on it.
 func (c *Catalog) Interval(loc *time.Location) (Interval, bool) {
 	for i := len(c.parts) - 1; i >= 0 && i >= len(c.parts)-8; i-- {
 		if iv, ok := Infer(c.parts[i].Bounds, loc); ok {
+			return iv, true
+		}
+		if i == 0 {
+			break
+		}
+		if iv, ok := inferTimes(c.parts[i-1].Bounds, c.parts[i].Bounds, loc); ok {
 			return iv, true
 		}
 	}

@@ -59,6 +59,19 @@ func TestIntervals(t *testing.T) {
 		{Daily, "America/Sao_Paulo", "2018-11-04 12:00", "2018-11-04 03:00", "2018-11-05 02:00", "2018_11_04", "midnight does not exist"},
 		{Daily, "Pacific/Apia", "2011-12-30 09:00", "2011-12-29 10:00", "2011-12-30 10:00", "2011_12_29", "the day after it does not exist"},
 		{Daily, "Pacific/Apia", "2011-12-30 11:00", "2011-12-30 10:00", "2011-12-31 10:00", "2011_12_31", ""},
+		{"6h", "UTC", "2026-11-23 07:59", "2026-11-23 06:00", "2026-11-23 12:00", "2026_11_23_06", "from midnight"},
+		{"6h", "Europe/Paris", "2026-10-25 01:30", "2026-10-24 22:00", "2026-10-25 05:00", "2026_10_25_00", "7 hours"},
+		{"2h", "Europe/Paris", "2026-03-29 01:30", "2026-03-29 01:00", "2026-03-29 02:00", "2026_03_29_03", "02 to 04 begins at 03"},
+		{"5h", "UTC", "2000-01-01 04:59", "2000-01-01 00:00", "2000-01-01 05:00", "2000_01_01_00", ""},
+		{"5h", "UTC", "1999-12-31 23:59", "1999-12-31 19:00", "2000-01-01 00:00", "1999_12_31_19", "before the first"},
+		{"15d", "UTC", "2000-01-16 12:00", "2000-01-16", "2000-01-31", "2000_01_16", ""},
+		{"10d", "Europe/Paris", "2026-10-25 12:00", "2026-10-20 22:00", "2026-10-30 23:00", "2026_10_21", "241 hours"},
+		{"2w", "UTC", "2000-01-03 00:00", "2000-01-03", "2000-01-17", "2000_w01", "from a Monday"},
+		{"2w", "UTC", "2000-01-02 00:00", "1999-12-20", "2000-01-03", "1999_w51", ""},
+		{"2mo", "UTC", "2026-12-23", "2026-11-01", "2027-01-01", "2026_11", ""},
+		{"5mo", "UTC", "1999-12-31", "1999-08-01", "2000-01-01", "1999_08", ""},
+		{"5y", "UTC", "2026-12-23", "2025-01-01", "2030-01-01", "2025", ""},
+		{"5y", "UTC", "1999-12-23", "1995-01-01", "2000-01-01", "1995", ""},
 		{Hourly, "Australia/Lord_Howe", "2026-04-04 15:10", "2026-04-04 15:00", "2026-04-04 15:30", "2026_04_05_01b", "half an hour of summer time"},
 	} {
 		t.Run(string(c.interval)+" "+c.zone+" "+c.now, func(t *testing.T) {
@@ -87,7 +100,7 @@ func TestIntervalsTile(t *testing.T) {
 		locations[i] = zone(t, z)
 	}
 	rapid.Check(t, func(t *rapid.T) {
-		i := rapid.SampledFrom(Intervals()).Draw(t, "interval")
+		i := drawInterval(t)
 		loc := rapid.SampledFrom(locations).Draw(t, "zone")
 		now := time.UnixMicro(rapid.Int64Range(0, 2_200_000_000_000_000).Draw(t, "now")).UTC()
 		from := i.Floor(now, loc)
@@ -111,6 +124,42 @@ func TestIntervalsTile(t *testing.T) {
 			from = to
 		}
 	})
+}
+
+// drawInterval makes intervals with names and others.
+func drawInterval(t *rapid.T) Interval {
+	if rapid.Bool().Draw(t, "named") {
+		return rapid.SampledFrom(Intervals()).Draw(t, "interval")
+	}
+	n := rapid.OneOf(rapid.IntRange(1, 31), rapid.IntRange(1, 1000)).Draw(t, "times")
+	return times(n, rapid.SampledFrom([]unit{unitHour, unitDay, unitWeek, unitMonth, unitYear}).Draw(t, "unit"))
+}
+
+// Two neighbours tell their interval, whatever the zone, and what is told has them as whole ones.
+func TestInferTimes(t *testing.T) {
+	t.Parallel()
+	var zones []*time.Location
+	for _, name := range []string{"UTC", "Europe/Paris", "Asia/Kolkata", "America/St_Johns", "America/Sao_Paulo", "Pacific/Apia", "Africa/Cairo"} {
+		zones = append(zones, zone(t, name))
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		i, loc := drawInterval(t), rapid.SampledFrom(zones).Draw(t, "zone")
+		first := i.Floor(time.Unix(rapid.Int64Range(946_684_800, 1_900_000_000).Draw(t, "now"), 0), loc)
+		second := i.Next(first, loc)
+		a, b := Bounds{From: first, To: second}, Bounds{From: second, To: i.Next(second, loc)}
+		got, ok := NewCatalog([]Partition{{Bounds: a, State: Attached}, {Bounds: b, State: Attached}}).Interval(loc)
+		regular := i.Shift(first, -1, loc).Add(3 * b.To.Sub(b.From)).Equal(b.To) // no change of the clock, no months of different lengths
+		if regular && !ok {
+			t.Fatalf("%s %s: nothing told by %s and %s", i, loc, a.Text(), b.Text())
+		}
+		if ok && !got.isWhole(b, loc) {
+			t.Fatalf("%s %s: %s was told by %s and %s", i, loc, got, a.Text(), b.Text())
+		}
+	})
+	one := Partition{Bounds: Bounds{From: at(t, "2000-01-01"), To: at(t, "2026-01-01")}, State: Attached}
+	if i, ok := NewCatalog([]Partition{one}).Interval(time.UTC); ok {
+		t.Errorf("one partition of 26 years is no interval: %s", i)
+	}
 }
 
 func TestDayLengths(t *testing.T) {
@@ -182,10 +231,36 @@ func TestInfer(t *testing.T) {
 
 func TestParseInterval(t *testing.T) {
 	t.Parallel()
-	if i, err := ParseInterval("weekly"); err != nil || i != Weekly {
-		t.Error(i, err)
+	for text, want := range map[string]Interval{
+		"weekly": Weekly, "6h": "6h", "15d": "15d", "2w": "2w", "5y": "5y", "1h": Hourly, "1d": Daily, "1w": Weekly, "1mo": Monthly, "3mo": Quarterly,
+		"12mo": Yearly, "1y": Yearly, "24mo": "2y", "18mo": "18mo", "24h": Daily, "36h": "36h", "48h": "2d", "7d": "7d",
+	} {
+		if i, err := ParseInterval(text); err != nil || i != want {
+			t.Errorf("%s: %s %v, want %s", text, i, err, want)
+		}
 	}
-	if _, err := ParseInterval("minutely"); err == nil {
-		t.Error("unknown interval taken")
+	for _, text := range []string{"", "minutely", "0h", "5", "h", "-1d", "+2d", "06h", "5m", "5 d", "10000d", "1.5y", "6H", "99999999999999999999h"} {
+		if i, err := ParseInterval(text); err == nil {
+			t.Errorf("%q was taken for %s", text, i)
+		}
 	}
+}
+
+func FuzzParseInterval(f *testing.F) {
+	for _, s := range []string{"weekly", "6h", "12mo", "9999y", "0d"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		i, err := ParseInterval(s)
+		if err != nil {
+			return
+		}
+		if again, err := ParseInterval(string(i)); err != nil || again != i {
+			t.Errorf("%q became %s, and then %s: %v", s, i, again, err)
+		}
+		now := time.Date(2026, 11, 23, 7, 0, 0, 0, time.UTC)
+		if from, to := i.Floor(now, time.UTC), i.Next(now, time.UTC); from.After(now) || !to.After(now) {
+			t.Errorf("%s: [%s, %s) does not hold %s", i, from, to, now)
+		}
+	})
 }

@@ -76,7 +76,7 @@ func (w *Worker) Check(ctx context.Context, t Table) error {
 
 // DraftCreate reads the table and plans which partitions to make. It changes nothing.
 func (w *Worker) DraftCreate(ctx context.Context, t Table, o CreateOptions) (*Draft, error) {
-	if t.Key.Kind == KeyDate && t.Interval == Hourly {
+	if t.Key.Kind == KeyDate && t.Interval.Hours() {
 		return nil, fault.New(fault.Usage, "take --interval daily or longer", "table %s: dates have no hours", t)
 	}
 	if err := w.Check(ctx, t); err != nil {
