@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -27,6 +28,16 @@ type partitionCreateTable struct {
 	Created          []boundsDoc `json:"created"`
 	Existing         []boundsDoc `json:"existing"`
 	MovedFromDefault int64       `json:"moved_from_default"` // rows
+
+	Publications []publicationEntry `json:"publications"` // looked for where partitions are made
+}
+
+// publicationEntry is a publication that the new partitions belong to by themselves (member), or that only other partitions are in.
+type publicationEntry struct {
+	Name    string `json:"name"`
+	Via     string `json:"via"` // all_tables, schema, table, partition
+	ViaRoot bool   `json:"via_root"`
+	Member  bool   `json:"member"`
 }
 
 // partitionCreateOptions are the flags of partition create.
@@ -185,7 +196,10 @@ func newCreation(app *App, worker *partitions.Worker, r resolved, o partitionCre
 func (c *creation) document(dryRun bool) partitionCreateTable {
 	d := partitionCreateTable{
 		Table: c.name, Interval: string(c.table.Interval), TimeZone: c.table.Location.String(),
-		Created: []boundsDoc{}, Existing: []boundsDoc{},
+		Created: []boundsDoc{}, Existing: []boundsDoc{}, Publications: []publicationEntry{},
+	}
+	for _, p := range c.result.Publications {
+		d.Publications = append(d.Publications, publicationEntry{Name: p.Name, Via: p.Via, ViaRoot: p.ViaRoot, Member: p.Member()})
 	}
 	for _, p := range c.result.Existing {
 		d.Existing = append(d.Existing, describeBounds(p))
@@ -225,6 +239,9 @@ func (d partitionCreateDoc) print(t *output.Table) {
 		if table.MovedFromDefault > 0 {
 			t.Line("Rows moved from the default partition: %d.", table.MovedFromDefault)
 		}
+		if names := table.publishedBy(); len(names) > 0 {
+			t.Line("New partitions are published by: %s.", strings.Join(names, ", "))
+		}
 		t.Header("created", "from", "to")
 		for _, p := range table.Created {
 			t.Row(p.Name, cellTime(p.From), cellTime(p.To))
@@ -235,6 +252,16 @@ func (d partitionCreateDoc) print(t *output.Table) {
 		t.Line("")
 		printSteps(t.Line, d.Plan)
 	}
+}
+
+// publishedBy names the publications that new partitions belong to.
+func (d partitionCreateTable) publishedBy() (names []string) {
+	for _, p := range d.Publications {
+		if p.Member && len(d.Created) > 0 {
+			names = append(names, p.Name+map[bool]string{true: " (as the table's own changes)"}[p.ViaRoot])
+		}
+	}
+	return names
 }
 
 // cellTime is an end of a range, nil when it is open.

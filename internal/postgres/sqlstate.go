@@ -29,6 +29,7 @@ const (
 	DuplicateSchema        = "42P06"
 	InternalError          = "XX000"
 	DuplicateObject        = "42710"
+	OutOfMemory            = "53200" // most often of the lock table
 	TooManyConnections     = "53300"
 	ObjectInUse            = "55006"
 	LockNotAvailable       = "55P03"
@@ -165,6 +166,8 @@ func Hint(err error) string {
 		return "auditdb doctor lists the missing grants"
 	case TooManyConnections:
 		return "wait for connections to end, or raise max_connections"
+	case OutOfMemory:
+		return "raise max_locks_per_transaction, which needs a restart of the server"
 	case LockNotAvailable, DeadlockDetected:
 		return "wait for the other transaction to end, or allow more time with --wait"
 	}

@@ -40,8 +40,10 @@ type Draft struct {
 	Existing []Partition // those that hold values of the ranges asked for
 	Refused  []Unmade    // ranges that cannot be made now, while others can
 	Pruned   []Unmade    // ranges that are not made again
-	creates  []createOp
-	limit    int64 // rows to move
+
+	Publications []Publication // of the table or some of its partitions; not read where no partition is made
+	creates      []createOp
+	limit        int64 // rows to move
 }
 
 // Moves is the number of rows that leave the default partition.
@@ -81,6 +83,7 @@ type situation struct {
 	byDefault *Partition
 	rows      []int64 // of the default partition, in each missing range
 	limit     int64
+	copying   error // why nothing can be made while rows are copied beside the table; nil: no copy goes on
 }
 
 // candidates lists the names that new partitions could get.
@@ -95,9 +98,7 @@ func candidates(t Table, missing []Bounds) []string {
 // planCreate turns missing ranges into steps. It is pure.
 func planCreate(t Table, missing []Bounds, s situation, now time.Time) (plan.Plan, []createOp, []Unmade) {
 	p := plan.Plan{Action: "partition.create " + t.String(), AsOf: now, KeepGoing: true}
-	if s.missingGrants {
-		p.Skipped = append(p.Skipped, plan.Skip{Name: t.String(), Reason: "grants of the other partitions are not taken over: a grant on a partition bypasses the table's row security"})
-	}
+	p.Skipped = s.notTakenOver(t, len(missing) > 0)
 	var ops []createOp
 	var refused []Unmade
 	used := map[string]bool{}
@@ -108,6 +109,10 @@ func planCreate(t Table, missing []Bounds, s situation, now time.Time) (plan.Pla
 	for i, b := range missing {
 		op := createOp{part: Partition{Schema: t.Schema, Bounds: b, State: Attached, Kind: 'r', Owner: t.Owner}}
 		adopt := false
+		if s.copying != nil {
+			refuse(b, s.copying)
+			continue
+		}
 		var err error
 		if op.part.Name, adopt, err = s.pickName(t, b, used); err != nil {
 			refuse(b, err)
@@ -134,6 +139,22 @@ func planCreate(t Table, missing []Bounds, s situation, now time.Time) (plan.Pla
 	return p, ops, refused
 }
 
+// notTakenOver says what the siblings have and new partitions will not.
+func (s situation) notTakenOver(t Table, some bool) (skipped []plan.Skip) {
+	if s.missingGrants {
+		skipped = append(skipped, plan.Skip{Name: t.String(), Reason: "grants of the other partitions are not taken over: a grant on a partition bypasses the table's row security"})
+	}
+	if s.strangeIndex {
+		skipped = append(skipped, plan.Skip{Name: t.String(), Reason: "the replica identity of the newest partition is not taken over: it is an index that the table has not"})
+	}
+	for _, p := range s.publications {
+		if name := (pgx.Identifier{p.Name}).Sanitize(); some && !p.Member() {
+			skipped = append(skipped, plan.Skip{Name: "publication " + name, Reason: "it has other partitions of " + t.String() + ", but not the new ones: ALTER PUBLICATION " + name + " ADD TABLE puts them there"})
+		}
+	}
+	return skipped
+}
+
 // pickName returns the first name that is free, or belongs to a leftover that can be adopted.
 func (s situation) pickName(t Table, b Bounds, used map[string]bool) (name string, adopt bool, err error) {
 	first := t.PartitionName(b)
@@ -144,6 +165,14 @@ func (s situation) pickName(t Table, b Bounds, used map[string]bool) (name strin
 		}
 	}
 	return "", false, fault.New(fault.Data, "rename the other object", "partition for %s: the name %s belongs to another object", b.Text(), displayName(t.Schema, first))
+}
+
+// copyForCreate is the purpose of a copy that create itself makes, and goes on with.
+const copyForCreate = "create"
+
+// refusal is the error of work that would change what a copy goes by.
+func (s CopyState) refusal() error {
+	return fault.New(fault.Refused, "auditdb partition "+s.Purpose+" goes on with it, and with --abort takes it back", "%s is being copied by partition %s, which runs or was interrupted", s.Source, s.Purpose)
 }
 
 // refuseMove says why rows of the default partition cannot be moved for b.
@@ -225,6 +254,13 @@ func (s situation) createSQL(t Table, op createOp, adopt, move bool) string {
 	}
 	for _, g := range s.guards {
 		sql = append(sql, fmt.Sprintf("CREATE TRIGGER %s BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION auditdb.guard()", pgx.Identifier{g}.Sanitize(), child))
+	}
+	for _, role := range s.revokes {
+		to := "PUBLIC"
+		if role != "" {
+			to = pgx.Identifier{role}.Sanitize()
+		}
+		sql = append(sql, "REVOKE ALL ON TABLE "+child+" FROM "+to)
 	}
 	for _, g := range s.grants {
 		sql = append(sql, "GRANT "+fmt.Sprintf(g, child))

@@ -264,6 +264,17 @@ func (w *Worker) leaveOut(ctx context.Context, q Querier, d *PruneDraft, named s
 	if len(foreign) > 0 {
 		return fault.New(fault.Refused, "drop the foreign key first, or prune the rows that refer to these", "prune %s: foreign key %s refers to the table", d.Table, foreign[0])
 	}
+	copies, err := Copies(ctx, q, d.Table)
+	if err != nil {
+		return err
+	}
+	copied := map[uint32]error{}
+	for _, c := range copies {
+		copied[c.Source.OID] = c.refusal()
+	}
+	if err := copied[d.Table.OID]; err != nil {
+		return fmt.Errorf("prune %s: %w", d.Table, err)
+	}
 	users, err := dependents(ctx, q, d.Goes)
 	if err != nil {
 		return err
@@ -280,6 +291,8 @@ func (w *Worker) leaveOut(ctx context.Context, q Querier, d *PruneDraft, named s
 			reason = "it is partitioned itself"
 		case p.Kind == 'f':
 			reason = "it is a foreign table"
+		case copied[p.OID] != nil:
+			reason = copied[p.OID].Error()
 		case users[p.OID] != "" && d.Action == Drop:
 			reason = users[p.OID] + " depends on it"
 		case taken[p.Name] && p.Schema != d.attic:

@@ -62,8 +62,11 @@ type creating struct {
 	unmade []Unmade
 }
 
-// Separate says that err has to do with one partition, not with all.
-func (c *creating) Separate(err error) bool { return aboutOne(err) }
+// Separate says that err has to do with one partition, not with all, or with how many are made at once.
+func (c *creating) Separate(err error) bool { return aboutOne(err) || tooMany(err) }
+
+// tooMany says that the server's lock table was full: every new partition takes several locks until COMMIT.
+func tooMany(err error) bool { return postgres.SQLState(err) == postgres.OutOfMemory }
 
 // aboutOne tells what lies with a partition, such as a name or rows, from what would stop any other as well.
 func aboutOne(err error) bool {
@@ -90,6 +93,7 @@ func (c *creating) Execute(ctx context.Context, group []plan.Step) error {
 	err := c.execute(ctx, group)
 	switch {
 	case err == nil:
+	case tooMany(err) && len(group) > 1:
 	case !aboutOne(err):
 		c.stop = err
 	case len(group) == 1:

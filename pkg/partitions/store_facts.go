@@ -28,7 +28,20 @@ type facts struct {
 	columns       []string // those that can be inserted
 	moveTriggers  []string // row triggers but the guard that would fire when rows move out of the default partition
 	missingGrants bool     // siblings have grants that were not taken over, because of row security
+	strangeIndex  bool     // the sibling's replica identity is an index that the table has not
+	revokes       []string // roles that would have rights by default on a new table, past the row security of the partitioned one
+	publications  []Publication
 }
+
+// Publication is a publication that has something to do with a table's partitions.
+type Publication struct {
+	Name    string
+	Via     string // what is published: all_tables, schema, table (the partitioned one or one above it), partition (some of its own)
+	ViaRoot bool   // changes are published as the partitioned table's own
+}
+
+// Member says whether a new partition belongs to the publication by itself.
+func (p Publication) Member() bool { return p.Via != "partition" }
 
 const (
 	factsSQL = `
@@ -50,14 +63,32 @@ SELECT coalesce(c.reloptions, '{}'), coalesce((SELECT t.reloptions FROM pg_class
 FROM pg_class c WHERE c.oid = $1`
 	// Of a column's options only those that people set; servers may keep others there for themselves.
 	columnSettingsSQL = `
-SELECT a.attname, coalesce(a.attstattarget, -1)::int, ARRAY(SELECT o FROM unnest(a.attoptions) o WHERE starts_with(o, 'n_distinct') ORDER BY o) FROM pg_attribute a
-WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
-  AND (coalesce(a.attstattarget, -1) >= 0 OR EXISTS (SELECT FROM unnest(a.attoptions) o WHERE starts_with(o, 'n_distinct'))) ORDER BY a.attnum`
+SELECT a.attname, coalesce(a.attstattarget, -1)::int, ARRAY(SELECT o FROM unnest(a.attoptions) o WHERE starts_with(o, 'n_distinct') ORDER BY o),
+  CASE WHEN a.attstorage <> p.attstorage THEN CASE a.attstorage WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'x' THEN 'EXTENDED' ELSE 'MAIN' END ELSE '' END,
+  CASE WHEN a.attcompression <> p.attcompression THEN CASE a.attcompression WHEN 'p' THEN 'pglz' WHEN 'l' THEN 'lz4' ELSE 'default' END ELSE '' END
+FROM pg_attribute a LEFT JOIN pg_inherits h ON h.inhrelid = a.attrelid LEFT JOIN pg_attribute p ON p.attrelid = h.inhparent AND p.attname = a.attname
+WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum`
 	grantsSQL = `
-SELECT x.privilege_type, CASE WHEN x.grantee = 0 THEN '' ELSE pg_get_userbyid(x.grantee)::text END, x.is_grantable
+SELECT '', x.privilege_type, CASE WHEN x.grantee = 0 THEN '' ELSE pg_get_userbyid(x.grantee)::text END, x.is_grantable
 FROM pg_class c, aclexplode(c.relacl) x WHERE c.oid = $1 AND x.grantee <> c.relowner
   AND NOT (x.privilege_type = 'INSERT' AND pg_get_userbyid(x.grantee) = 'auditdb_ingest') AND NOT (x.privilege_type = 'SELECT' AND pg_get_userbyid(x.grantee) = 'auditdb_verifier')
-ORDER BY 2, 1`
+UNION ALL
+SELECT quote_ident(a.attname), x.privilege_type, CASE WHEN x.grantee = 0 THEN '' ELSE pg_get_userbyid(x.grantee)::text END, x.is_grantable
+FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid, aclexplode(a.attacl) x WHERE c.oid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND x.grantee <> c.relowner
+ORDER BY 3, 2, 1`
+	defaultGrantsSQL = `
+SELECT DISTINCT CASE WHEN x.grantee = 0 THEN '' ELSE pg_get_userbyid(x.grantee)::text END FROM pg_class c JOIN pg_default_acl d ON d.defaclrole = c.relowner, aclexplode(d.defaclacl) x
+WHERE c.oid = $1 AND d.defaclobjtype = 'r' AND d.defaclnamespace IN (0, c.relnamespace) AND x.grantee <> c.relowner ORDER BY 1`
+	// Before 15 there are no publications of schemas.
+	versionSQL      = `SELECT current_setting('server_version_num')::int / 10000`
+	publicationsSQL = `
+SELECT b.pubname, CASE WHEN b.puballtables THEN 'all_tables' WHEN %s THEN 'schema'
+  WHEN EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = b.oid AND r.prrelid IN (SELECT pg_partition_ancestors($1))) THEN 'table' ELSE 'partition' END, b.pubviaroot
+FROM pg_publication b WHERE b.puballtables OR %[1]s
+  OR EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = b.oid AND r.prrelid IN (SELECT pg_partition_ancestors($1) UNION SELECT h.inhrelid FROM pg_inherits h WHERE h.inhparent = $1))
+ORDER BY 1`
+	publishedSchemaSQL = `EXISTS (SELECT FROM pg_publication_namespace s JOIN pg_class c ON c.relnamespace = s.pnnspid WHERE s.pnpubid = b.oid AND c.oid = $1)`
+
 	moveTriggersSQL = `
 SELECT quote_ident(t.tgname) FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
 WHERE t.tgrelid = $1 AND t.tgtype & 8 <> 0 AND t.tgenabled <> 'D' AND NOT (n.nspname = 'auditdb' AND p.proname = 'guard') AND NOT (t.tgisinternal AND t.tgconstraint <> 0) ORDER BY 1`
@@ -118,6 +149,15 @@ func readFacts(ctx context.Context, q Querier, t Table, sibling, byDefault *Part
 	if err := f.readColumnSettings(ctx, q, settings); err != nil {
 		return facts{}, err
 	}
+	if f.rowSecurity {
+		if f.revokes, err = texts(ctx, q, defaultGrantsSQL, t.OID); err != nil {
+			return facts{}, fmt.Errorf("read the default privileges of %s: %w", t.Owner, err)
+		}
+	}
+	if f.publications, err = readPublications(ctx, q, t); err != nil {
+		return facts{}, err
+	}
+	f.strangeIndex = identity == "i" && f.replicaIndex == 0
 	switch identity {
 	case "f":
 		f.after = append(f.after, "REPLICA IDENTITY FULL")
@@ -159,9 +199,9 @@ func (f *facts) readGrants(ctx context.Context, q Querier, sibling Partition) er
 	if err != nil {
 		return fmt.Errorf("read the grants on %s: %w", sibling, err)
 	}
-	var privilege, grantee string
+	var column, privilege, grantee string
 	var grantable bool
-	_, err = pgx.ForEachRow(rows, []any{&privilege, &grantee, &grantable}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&column, &privilege, &grantee, &grantable}, func() error {
 		if f.rowSecurity {
 			f.missingGrants = true
 			return nil
@@ -173,6 +213,9 @@ func (f *facts) readGrants(ctx context.Context, q Querier, sibling Partition) er
 		if grantable {
 			option = " WITH GRANT OPTION"
 		}
+		if column != "" {
+			privilege += " (" + strings.ReplaceAll(column, "%", "%%") + ")"
+		}
 		f.grants = append(f.grants, privilege+" ON TABLE %s TO "+strings.ReplaceAll(to, "%", "%%")+option)
 		return nil
 	})
@@ -182,16 +225,41 @@ func (f *facts) readGrants(ctx context.Context, q Querier, sibling Partition) er
 	return nil
 }
 
+// readPublications reads which publications new partitions of t belong to, or some of its partitions do.
+func readPublications(ctx context.Context, q Querier, t Table) ([]Publication, error) {
+	version, ofSchema := 0, "false"
+	if err := q.QueryRow(ctx, versionSQL).Scan(&version); err != nil {
+		return nil, fmt.Errorf("read the server's version: %w", err)
+	}
+	if version >= 15 {
+		ofSchema = publishedSchemaSQL
+	}
+	rows, err := q.Query(ctx, fmt.Sprintf(publicationsSQL, ofSchema), t.OID)
+	if err != nil {
+		return nil, fmt.Errorf("read the publications of %s: %w", t, err)
+	}
+	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Publication])
+	return found, wrap(err, "read the publications of %s", t)
+}
+
+// readColumnSettings takes over the settings of the columns of oid: of a partition's storage and compression only what differs from the
+// table's, which LIKE has copied.
 func (f *facts) readColumnSettings(ctx context.Context, q Querier, oid uint32) error {
 	rows, err := q.Query(ctx, columnSettingsSQL, oid)
 	if err != nil {
 		return fmt.Errorf("read column settings: %w", err)
 	}
-	var column string
+	var column, storage, compression string
 	var target int
 	var options []string
-	_, err = pgx.ForEachRow(rows, []any{&column, &target, &options}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&column, &target, &options, &storage, &compression}, func() error {
 		alter := "ALTER COLUMN " + pgx.Identifier{column}.Sanitize()
+		if storage != "" {
+			f.after = append(f.after, alter+" SET STORAGE "+storage)
+		}
+		if compression != "" {
+			f.after = append(f.after, alter+" SET COMPRESSION "+compression)
+		}
 		if target >= 0 {
 			f.after = append(f.after, fmt.Sprintf("%s SET STATISTICS %d", alter, target))
 		}

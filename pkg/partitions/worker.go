@@ -116,7 +116,7 @@ func (w *Worker) DraftCreate(ctx context.Context, t Table, o CreateOptions) (*Dr
 	if s.limit = o.MoveRowLimit; s.limit == 0 {
 		s.limit = DefaultMoveRows
 	}
-	d.limit = s.limit
+	d.limit, d.Publications = s.limit, s.publications
 	d.Plan, d.creates, d.Refused = planCreate(t, missing, s, now)
 	for _, p := range d.Pruned {
 		d.Plan.Skipped = append(d.Plan.Skipped, plan.Skip{Name: t.String() + " " + p.Text(), Reason: p.Err.Error()})
@@ -172,6 +172,16 @@ func (w *Worker) situation(ctx context.Context, t Table, c *Catalog, missing []B
 	}
 	db := w.o.DB.Pool()
 	s.byDefault = c.Default()
+	copies, err := Copies(ctx, db, t)
+	if err != nil {
+		return s, err
+	}
+	for _, one := range copies {
+		ofDefault := s.byDefault != nil && one.Source.OID == s.byDefault.OID
+		if one.Purpose != copyForCreate && (ofDefault || one.Source.OID == t.OID) {
+			s.copying = one.refusal()
+		}
+	}
 	if s.facts, err = readFacts(ctx, db, t, newestPlain(c), s.byDefault); err != nil {
 		return s, err
 	}
