@@ -114,42 +114,28 @@ type creation struct {
 }
 
 func runPartitionCreate(ctx context.Context, app *App, o partitionCreateOptions) error {
-	started := app.Now()
-	db, tables, worker, err := partitionWork(ctx, app, "partition.create", o.tables)
-	if err != nil {
-		return err
-	}
-	creations := make([]*creation, len(tables))
-	changes := make([]*change[*partitions.Draft], len(tables))
-	for i, t := range tables {
-		if creations[i], err = newCreation(app, worker, t, o); err != nil {
-			return err
+	var creations []*creation
+	begin := func(worker *partitions.Worker, r resolved) (*change[*partitions.Draft], error) {
+		c, err := newCreation(app, worker, r, o)
+		if err != nil {
+			return nil, err
 		}
-		changes[i] = &creations[i].change
+		creations = append(creations, c)
+		return &c.change, nil
 	}
-	whole, err := runPlans(ctx, app, changes, planOptions{
-		action: "partition create", dryRun: o.dryRun,
-		started: func(ctx context.Context) error { return startPartitionJob(ctx, app, db, "partition.create", tables) },
+	return changePartitions(ctx, app, "partition.create", o.tables, planOptions{dryRun: o.dryRun}, begin, func(r changeRun) error {
+		doc := partitionCreateDoc{Tables: []partitionCreateTable{}, Failed: r.failed, DryRun: o.dryRun, ElapsedSeconds: r.elapsed, Plan: r.plan}
+		for _, c := range creations {
+			if c.seen {
+				doc.Tables = append(doc.Tables, c.document(o.dryRun))
+			}
+		}
+		app.Summarize(doc.summary())
+		if r.silent {
+			return nil
+		}
+		return app.Emit("partition.create", doc, doc.print)
 	})
-	if err != nil {
-		return err
-	}
-	doc := partitionCreateDoc{Tables: []partitionCreateTable{}, DryRun: o.dryRun, Plan: whole}
-	for _, c := range creations {
-		if c.seen {
-			doc.Tables = append(doc.Tables, c.document(o.dryRun))
-		}
-	}
-	var failed error
-	doc.Failed, failed = failures(changes)
-	doc.ElapsedSeconds = app.Now().Sub(started).Seconds()
-	app.Summarize(doc.summary())
-	if worthShowing(changes) {
-		if err := app.Emit("partition.create", doc, doc.print); err != nil {
-			return err
-		}
-	}
-	return failed
 }
 
 func newCreation(app *App, worker *partitions.Worker, r resolved, o partitionCreateOptions) (*creation, error) {

@@ -31,6 +31,7 @@ type partitionPruneTable struct {
 }
 
 type prunedEntry struct {
+	Schema    string            `json:"schema"` // where a detached partition is now
 	Name      string            `json:"name"`
 	From      *time.Time        `json:"from"`
 	To        *time.Time        `json:"to"`
@@ -46,11 +47,12 @@ type keptEntry struct {
 
 // partitionPruneOptions are the flags of partition prune.
 type partitionPruneOptions struct {
-	olderThan, partition, action, digest string
-	minKeep, maxDrop                     int
-	minKeepSet, maxDropSet               bool
-	dryRun                               bool
-	tables                               []string
+	olderThan, partition, action string
+	detachSchema, digest         string
+	minKeep, maxDrop             int
+	minKeepSet, maxDropSet       bool
+	dryRun                       bool
+	tables                       []string
 }
 
 func newPartitionPruneCmd(app *App) *cobra.Command {
@@ -61,9 +63,11 @@ func newPartitionPruneCmd(app *App) *cobra.Command {
 		Long: "A partition goes when its upper bound is at or before the cutoff: --older-than for this run, or the table's row in auditdb.policy;\n" +
 			"without either nothing is pruned. Never the default partition, one that reaches beyond now, one that a row of auditdb.hold covers, one\n" +
 			"that the policy wants archived first, or one whose latest verify-integrity found an error. A detached partition stays a table of its\n" +
-			"own, and partition create does not make its range again. It asks first, or needs --yes.",
+			"own, with --detach-schema in another schema, and partition create does not make its range again. What an interrupted run has left is\n" +
+			"finished first. It asks, or needs --yes. A transaction in the way is waited for up to --wait, then named (exit 5), whatever was done.",
 		Example: "  auditdb partition prune --dry-run\n  auditdb partition prune --older-than 13mo --yes\n" +
-			"  auditdb partition prune public.audit_log --partition audit_log_2024_01 --older-than 1y --action detach",
+			"  auditdb partition prune public.audit_log --partition audit_log_2024_01 --older-than 1y --action detach\n" +
+			"  auditdb partition prune --action detach --detach-schema attic --yes",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.tables = args
@@ -78,6 +82,7 @@ func newPartitionPruneCmd(app *App) *cobra.Command {
 	f.StringVar(&o.olderThan, "older-than", "", "prune what ended before this `TIME` or span back from now; needs no policy and no archive")
 	f.StringVar(&o.partition, "partition", "", "only the partition `NAME`; exit 6 when it has to be kept")
 	f.StringVar(&o.action, "action", "", "drop or detach (default: the policy's, else drop)")
+	f.StringVar(&o.detachSchema, "detach-schema", "", "bring detached partitions to this `SCHEMA`, quoted as in SQL; with --action detach")
 	f.IntVar(&o.minKeep, "min-keep", partitions.DefaultMinKeep, "keep the newest `N` partitions in any case")
 	f.IntVar(&o.maxDrop, "max-drop", partitions.DefaultMaxDrop, "prune at most `N` partitions of a table, the oldest")
 	f.StringVar(&o.digest, "plan-digest", "", "refuse (exit 6) unless the plan has this `DIGEST` of a dry run")
@@ -91,6 +96,8 @@ func (o partitionPruneOptions) check(cmd *cobra.Command) error {
 	switch {
 	case o.action != "" && o.action != string(partitions.Drop) && o.action != string(partitions.Detach):
 		return usage(path, "", "--action is drop or detach, not %q", o.action)
+	case o.detachSchema != "" && o.action == string(partitions.Drop):
+		return usage(path, "", "--detach-schema goes with --action detach")
 	case o.minKeep < 0:
 		return usage(path, "", "--min-keep cannot be negative")
 	case o.maxDrop < 1:
@@ -107,48 +114,37 @@ type pruning struct {
 }
 
 func runPartitionPrune(ctx context.Context, app *App, o partitionPruneOptions) error {
-	started := app.Now()
-	db, tables, worker, err := partitionWork(ctx, app, "partition.prune", o.tables)
-	if err != nil {
-		return err
-	}
-	prunings := make([]*pruning, len(tables))
-	changes := make([]*change[*partitions.PruneDraft], len(tables))
-	for i, t := range tables {
-		if prunings[i], err = newPruning(app, worker, t, o); err != nil {
-			return err
+	var prunings []*pruning
+	begin := func(worker *partitions.Worker, r resolved) (*change[*partitions.PruneDraft], error) {
+		p, err := newPruning(app, worker, r, o)
+		if err != nil {
+			return nil, err
 		}
-		changes[i] = &prunings[i].change
+		prunings = append(prunings, p)
+		return &p.change, nil
 	}
-	whole, err := runPlans(ctx, app, changes, planOptions{
-		action: "partition prune", dryRun: o.dryRun, digest: o.digest,
+	how := planOptions{
+		dryRun: o.dryRun, digest: o.digest,
 		confirm: func() string { return questions(prunings) },
 		show:    func(p plan.Plan) { showPlan(app, p) },
-		started: func(ctx context.Context) error { return startPartitionJob(ctx, app, db, "partition.prune", tables) },
-	})
-	if err != nil {
-		return err
 	}
-	doc := partitionPruneDoc{Tables: []partitionPruneTable{}, DryRun: o.dryRun, Plan: whole}
-	for _, p := range prunings {
-		if p.seen {
-			table, err := p.document(ctx, worker, o.dryRun)
-			if err != nil {
-				return err
+	return changePartitions(ctx, app, "partition.prune", o.tables, how, begin, func(r changeRun) error {
+		doc := partitionPruneDoc{Tables: []partitionPruneTable{}, Failed: r.failed, DryRun: o.dryRun, ElapsedSeconds: r.elapsed, Plan: r.plan}
+		for _, p := range prunings {
+			if p.seen {
+				table, err := p.document(ctx, r.worker, o.dryRun)
+				if err != nil {
+					return err
+				}
+				doc.Tables = append(doc.Tables, table)
 			}
-			doc.Tables = append(doc.Tables, table)
 		}
-	}
-	var failed error
-	doc.Failed, failed = failures(changes)
-	doc.ElapsedSeconds = app.Now().Sub(started).Seconds()
-	app.Summarize(doc.summary())
-	if worthShowing(changes) {
-		if err := app.Emit("partition.prune", doc, doc.print); err != nil {
-			return err
+		app.Summarize(doc.summary())
+		if r.silent {
+			return nil
 		}
-	}
-	return failed
+		return app.Emit("partition.prune", doc, doc.print)
+	})
 }
 
 func newPruning(app *App, worker *partitions.Worker, r resolved, o partitionPruneOptions) (*pruning, error) {
@@ -157,7 +153,7 @@ func newPruning(app *App, worker *partitions.Worker, r resolved, o partitionPrun
 	if p.err != nil {
 		return p, nil //nolint:nilerr // it stays with the change
 	}
-	opts := partitions.PruneOptions{Partition: o.partition, Action: partitions.Action(o.action)}
+	opts := partitions.PruneOptions{Partition: o.partition, Action: partitions.Action(o.action), DetachSchema: o.detachSchema}
 	if o.minKeepSet {
 		opts.MinKeep = &o.minKeep
 	}
@@ -223,7 +219,7 @@ func (p *pruning) document(ctx context.Context, worker *partitions.Worker, dryRu
 		}
 	}
 	for _, g := range gone {
-		e := prunedEntry{Name: g.Name, Action: g.Action, Rows: known(g.Rows), SizeBytes: known(g.SizeBytes)}
+		e := prunedEntry{Schema: g.Schema, Name: g.Name, Action: g.Action, Rows: known(g.Rows), SizeBytes: known(g.SizeBytes)}
 		e.From, e.To = ends(g.Partition)
 		d.Pruned = append(d.Pruned, e)
 	}

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"auditdb/internal/fault"
+	"auditdb/pkg/partitions"
 	"auditdb/pkg/plan"
 )
 
@@ -110,6 +111,46 @@ func wholePlan[D any](action string, changes []*change[D]) plan.Plan {
 		}
 	}
 	return whole
+}
+
+// changeRun is what became of a run over several tables.
+type changeRun struct {
+	worker  *partitions.Worker
+	plan    plan.Plan
+	failed  []failedEntry
+	elapsed float64 // seconds
+	silent  bool    // nothing was done, and the error says why: there is nothing to show
+}
+
+// changePartitions is the way of every command that changes partitions: it opens what is needed, makes a change of every table with begin,
+// runs the plans, and has show make the document. show must not emit it when the run is silent.
+func changePartitions[D any](ctx context.Context, app *App, command string, names []string, o planOptions,
+	begin func(*partitions.Worker, resolved) (*change[D], error), show func(changeRun) error,
+) error {
+	started := app.Now()
+	db, tables, worker, err := partitionWork(ctx, app, command, names)
+	if err != nil {
+		return err
+	}
+	changes := make([]*change[D], len(tables))
+	for i, t := range tables {
+		if changes[i], err = begin(worker, t); err != nil {
+			return err
+		}
+	}
+	o.action = strings.ReplaceAll(command, ".", " ")
+	o.started = func(ctx context.Context) error { return startPartitionJob(ctx, app, db, command, tables) }
+	r := changeRun{worker: worker}
+	if r.plan, err = runPlans(ctx, app, changes, o); err != nil {
+		return err
+	}
+	var failed error
+	r.failed, failed = failures(changes)
+	r.elapsed, r.silent = app.Now().Sub(started).Seconds(), !worthShowing(changes)
+	if err := show(r); err != nil {
+		return err
+	}
+	return failed
 }
 
 // failedEntry is a part of a run that failed while others went on.
