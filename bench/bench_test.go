@@ -1,7 +1,7 @@
 //go:build bench
 
-// Package bench measures auditdb against the tools it has to beat, as ratios within one run. It asserts nothing:
-// `make bench` prints a table, and people judge it.
+// Package bench measures auditdb against the tools it has to beat, as ratios within one run. It asserts nothing about time:
+// `make bench` prints a table, and people judge it. BENCH names the groups to run, all of them by default.
 package bench
 
 import (
@@ -14,23 +14,28 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
+	"text/tabwriter"
 	"time"
 
 	"auditdb/internal/embedded"
-	"auditdb/internal/sample"
 )
 
-// bench holds one private server, the binary under test and the events to load.
+// bench holds one private server, the binary under test and the sizes of what is measured.
 type bench struct {
 	t            *testing.T
 	pg           *embedded.Postgres
 	dir, auditdb string
 	psql         string
-	events       int
-	rounds       int
-	from, to     time.Time
+	events       int           // to load
+	rows         int           // of the tables that are converted and drained
+	rounds       int           // of what is measured in turn
+	reader       time.Duration // that the open transaction lasts
+	from, to     time.Time     // of the events
+	loaded       func()        // makes the events and the database that has them, once
+	busy         func()        // makes the databases that stalls are measured in, once
 }
 
 // run is one measured process.
@@ -42,13 +47,65 @@ type run struct {
 // row is one line of the printed table.
 type row struct{ name, figure, baseline, ratio, bar string }
 
+// group is what BENCH can name; "partitions" means all that have it as their set.
+type group struct {
+	name, set string
+	run       func(*bench) []row
+}
+
+func groups() []group {
+	return []group{
+		{"startup", "", (*bench).startup},
+		{"ingest", "", (*bench).ingest},
+		{"verify", "", (*bench).verify},
+		{"lookup", "partitions", (*bench).lookup},
+		{"create", "partitions", (*bench).create},
+		{"list", "partitions", (*bench).list},
+		{"stalls", "partitions", (*bench).stalls},
+		{"default", "partitions", (*bench).withDefault},
+		{"convert", "partitions", (*bench).convert},
+		{"drain", "partitions", (*bench).drain},
+	}
+}
+
+// betweenEnv makes the process that measures another one.
+const betweenEnv = "BENCH_BETWEEN"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(betweenEnv) == "" {
+		os.Exit(m.Run())
+	}
+	c := exec.Command(os.Args[1], os.Args[2:]...)
+	c.Stderr = os.Stderr
+	start := time.Now()
+	if err := c.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	usage, _ := c.ProcessState.SysUsage().(*syscall.Rusage)
+	fmt.Println(time.Since(start).Nanoseconds(), usage.Maxrss)
+}
+
 func TestBench(t *testing.T) {
+	wanted := strings.FieldsFunc(os.Getenv("BENCH"), func(r rune) bool { return r == ',' || r == ' ' })
+	var chosen []group
+	for _, g := range groups() {
+		if len(wanted) == 0 || slices.Contains(wanted, g.name) || g.set != "" && slices.Contains(wanted, g.set) {
+			chosen = append(chosen, g)
+		}
+	}
+	if len(chosen) == 0 {
+		t.Fatalf("BENCH=%s names no group", os.Getenv("BENCH"))
+	}
 	b := setup(t)
-	var rows []row
-	rows = append(rows, b.startup()...)
-	rows = append(rows, b.ingest()...)
-	rows = append(rows, b.verify()...)
-	printTable(os.Stdout, rows)
+	tables := make([][]row, len(chosen))
+	for i, g := range chosen {
+		t.Logf("%s %s", time.Now().Format(time.TimeOnly), g.name)
+		tables[i] = g.run(b)
+	}
+	for _, rows := range tables {
+		printTable(os.Stdout, rows)
+	}
 }
 
 func number(name string, def int) int {
@@ -60,9 +117,11 @@ func number(name string, def int) int {
 
 func setup(t *testing.T) *bench {
 	b := &bench{
-		t: t, dir: t.TempDir(), events: number("BENCH_EVENTS", 1_000_000), rounds: number("BENCH_ROUNDS", 3),
-		from: time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC), to: time.Date(2024, 5, 1, 0, 0, 0, 0, time.UTC),
+		t: t, dir: t.TempDir(), events: number("BENCH_EVENTS", 1_000_000), rows: number("BENCH_ROWS", 1_000_000), rounds: number("BENCH_ROUNDS", 5),
+		reader: time.Duration(number("BENCH_READER", 60)) * time.Second,
+		from:   time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC), to: time.Date(2024, 5, 1, 0, 0, 0, 0, time.UTC),
 	}
+	b.loaded, b.busy = sync.OnceFunc(b.load), sync.OnceFunc(b.makeBusy)
 	var err error
 	b.pg, err = embedded.StartPostgres(context.Background(), embedded.Options{Settings: map[string]string{
 		"shared_buffers": "512MB", "max_wal_size": "8GB", "checkpoint_timeout": "1h", "autovacuum": "off",
@@ -77,24 +136,20 @@ func setup(t *testing.T) *bench {
 	b.sql("postgres", "CREATE DATABASE template_audit")
 	b.must(b.cmd("template_audit", "integrity", "keygen", "-f", b.key()))
 	b.must(b.cmd("template_audit", "migrate", "up"))
-	b.must(b.cmd("template_audit", "partition", "create", "--from", "2024-01", "--to", "2024-05"))
-	f, err := os.Create(b.file("events.ndjson"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if err := sample.WriteNDJSON(f, sample.Options{Seed: 1, Events: b.events, From: b.from, To: b.to}); err != nil {
-		t.Fatal(err)
-	}
-	// The baseline loads the very rows that auditdb wrote, salts and ids included.
-	b.fresh("loaded")
-	b.must(b.cmd("loaded", "ingest", b.file("events.ndjson")))
-	b.sql("loaded", `\copy (SELECT * FROM public.audit_log) TO '`+b.file("events.csv")+`' CSV HEADER`)
 	return b
 }
 
 func (b *bench) file(name string) string { return filepath.Join(b.dir, name) }
 func (b *bench) key() string             { return b.file("key") }
+
+// write makes a file of statements for psql.
+func (b *bench) write(name, text string) string {
+	b.t.Helper()
+	if err := os.WriteFile(b.file(name), []byte(text), 0o600); err != nil {
+		b.t.Fatal(err)
+	}
+	return b.file(name)
+}
 
 func (b *bench) cmd(database string, args ...string) *exec.Cmd {
 	c := exec.Command(b.auditdb, args...)
@@ -106,7 +161,21 @@ func (b *bench) psqlCmd(database, sql string) *exec.Cmd {
 	return exec.Command(b.psql, "-XqAt", "-v", "ON_ERROR_STOP=1", "-d", b.pg.URL(database), "-c", sql)
 }
 
-func (b *bench) sql(database, sql string) { b.must(b.psqlCmd(database, sql)) }
+func (b *bench) psqlFile(database, file string) *exec.Cmd {
+	return exec.Command(b.psql, "-XqAt", "-v", "ON_ERROR_STOP=1", "-d", b.pg.URL(database), "-f", file)
+}
+
+func (b *bench) sql(database, sql string) { b.t.Helper(); b.must(b.psqlCmd(database, sql)) }
+
+// ask returns what a query prints.
+func (b *bench) ask(database, sql string) string {
+	b.t.Helper()
+	out, err := b.psqlCmd(database, sql).Output()
+	if err != nil {
+		b.t.Fatalf("%s: %v", sql, err)
+	}
+	return strings.TrimSpace(string(out))
+}
 
 func (b *bench) must(c *exec.Cmd) {
 	b.t.Helper()
@@ -115,102 +184,69 @@ func (b *bench) must(c *exec.Cmd) {
 	}
 }
 
-// fresh makes database name a copy of the migrated, still empty one and flushes the server.
-func (b *bench) fresh(name string) {
+// fresh makes database name a copy of template and flushes the server.
+func (b *bench) fresh(name, template string) {
+	b.t.Helper()
 	b.sql("postgres", "DROP DATABASE IF EXISTS "+name)
-	b.sql("postgres", "CREATE DATABASE "+name+" TEMPLATE template_audit")
+	b.sql("postgres", "CREATE DATABASE "+name+" TEMPLATE "+template)
 	b.sql("postgres", "CHECKPOINT")
 }
 
-// measure runs the command with its output thrown away.
+// measure runs the command with its output thrown away. A process between measures it: a child's peak memory counts from its parent's.
 func (b *bench) measure(c *exec.Cmd) run {
 	b.t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	between := exec.Command(self, c.Args...)
+	between.Env = append(c.Environ(), betweenEnv+"=1")
 	var stderr strings.Builder
-	c.Stdout, c.Stderr = io.Discard, &stderr
-	start := time.Now()
-	if err := c.Run(); err != nil {
+	between.Stderr = &stderr
+	out, err := between.Output()
+	var r run
+	if err == nil {
+		_, err = fmt.Sscan(string(out), (*int64)(&r.wall), &r.peakKB)
+	}
+	if err != nil {
 		b.t.Fatalf("%s: %v\n%s", strings.Join(c.Args, " "), err, stderr.String())
 	}
-	usage, _ := c.ProcessState.SysUsage().(*syscall.Rusage)
-	return run{wall: time.Since(start), peakKB: usage.Maxrss}
+	return r
 }
 
-// ingest loads the same rows by `psql \copy` and by auditdb with one and two jobs, in turn.
-func (b *bench) ingest() []row {
-	var base, one, two []run
-	for range b.rounds {
-		b.fresh("bench")
-		base = append(base, b.measure(b.psqlCmd("bench", `\copy public.audit_log FROM '`+b.file("events.csv")+`' CSV HEADER`)))
-		b.fresh("bench")
-		one = append(one, b.measure(b.cmd("bench", "ingest", "--quiet", b.file("events.ndjson"))))
-		b.fresh("bench")
-		two = append(two, b.measure(b.cmd("bench", "ingest", "--quiet", "--jobs", "2", b.file("events.ndjson"))))
-	}
-	return []row{
-		b.rate(`ingest, 1 job / psql \copy csv`, one, base, "≥ 1.0x", "≤ 100 MB"),
-		b.rate(`ingest, 2 jobs / psql \copy csv`, two, base, "≥ 1.4x", "≤ 100 MB"),
-	}
-}
-
-// verify reads the same table by `psql \copy (select *)` and by verify-integrity with one and two jobs, in turn.
-func (b *bench) verify() []row {
-	var base, one, two []run
-	b.sql("loaded", "VACUUM (FREEZE, ANALYZE)")
-	for range b.rounds {
-		base = append(base, b.measure(b.psqlCmd("loaded", `\copy (SELECT * FROM public.audit_log) TO '/dev/null'`)))
-		one = append(one, b.measure(b.cmd("loaded", "verify-integrity", "--quiet", "--jobs", "1")))
-		two = append(two, b.measure(b.cmd("loaded", "verify-integrity", "--quiet", "--jobs", "2")))
-	}
-	return []row{
-		b.rate(`verify, 1 job / psql \copy (select *)`, one, base, "≥ 0.9x", "≤ 64 MB"),
-		b.rate(`verify, 2 jobs / psql \copy (select *)`, two, base, "≥ 1.2x", "≤ 64 MB"),
-	}
-}
-
-// startup times commands that need no server.
-func (b *bench) startup() []row {
-	var rows []row
-	for _, args := range [][]string{{"--help"}, {"version"}} {
-		var runs []run
-		for range 20 {
-			runs = append(runs, b.measure(exec.Command(b.auditdb, args...)))
-		}
-		m := median(runs, func(r run) float64 { return r.wall.Seconds() * 1000 })
-		rows = append(rows, row{name: "auditdb " + args[0], figure: fmt.Sprintf("%.1f ms", m), bar: "≤ 50 ms"})
-	}
-	return rows
-}
-
-// rate compares rows a second pair by pair and reports the median ratio and the median peak memory.
-func (b *bench) rate(name string, got, base []run, bar, memBar string) row {
-	ratios := make([]float64, len(got))
-	for i := range got {
-		ratios[i] = base[i].wall.Seconds() / got[i].wall.Seconds()
-	}
-	slices.Sort(ratios)
-	perSecond := func(rs []run) string {
-		return fmt.Sprintf("%.0f rows/s", float64(b.events)/median(rs, func(r run) float64 { return r.wall.Seconds() }))
-	}
-	peak := median(got, func(r run) float64 { return float64(r.peakKB) / 1024 })
-	return row{
-		name: name, figure: fmt.Sprintf("%s, %.0f MB", perSecond(got), peak), baseline: perSecond(base),
-		ratio: fmt.Sprintf("%.2fx (%.2f-%.2f)", ratios[len(ratios)/2], ratios[0], ratios[len(ratios)-1]), bar: bar + ", " + memBar,
-	}
-}
+func wallSeconds(r run) float64 { return r.wall.Seconds() }
+func peakMB(r run) float64      { return float64(r.peakKB) / 1024 }
 
 func median(rs []run, value func(run) float64) float64 {
 	v := make([]float64, len(rs))
 	for i, r := range rs {
 		v[i] = value(r)
 	}
+	return middle(v)
+}
+
+// middle sorts v and returns its median.
+func middle(v []float64) float64 {
 	slices.Sort(v)
 	return v[len(v)/2]
 }
 
-func printTable(w io.Writer, rows []row) {
-	format := "%-40s %-26s %-16s %-20s %s\n"
-	fmt.Fprintf(w, format, "what", "auditdb", "baseline", "ratio (min-max)", "bar")
-	for _, r := range rows {
-		fmt.Fprintf(w, format, r.name, r.figure, r.baseline, r.ratio, r.bar)
+// ratio divides pair by pair and says the median, the least and the greatest.
+func ratio(over, under []run) string {
+	v := make([]float64, len(over))
+	for i := range over {
+		v[i] = wallSeconds(over[i]) / wallSeconds(under[i])
 	}
+	m := middle(v)
+	return fmt.Sprintf("%.2fx (%.2f-%.2f)", m, v[0], v[len(v)-1])
+}
+
+func printTable(w io.Writer, rows []row) {
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "what\tauditdb\tbaseline\tratio (min-max)\tbar")
+	for _, r := range rows {
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", r.name, r.figure, r.baseline, r.ratio, r.bar)
+	}
+	fmt.Fprintln(table)
+	_ = table.Flush()
 }

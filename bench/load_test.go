@@ -1,0 +1,86 @@
+//go:build bench
+
+package bench
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+
+	"auditdb/internal/sample"
+)
+
+// load makes the events, and database loaded that has them.
+func (b *bench) load() {
+	b.sql("postgres", "CREATE DATABASE template_months TEMPLATE template_audit")
+	b.must(b.cmd("template_months", "partition", "create", "--from", "2024-01", "--to", "2024-05"))
+	f, err := os.Create(b.file("events.ndjson"))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer f.Close()
+	if err := sample.WriteNDJSON(f, sample.Options{Seed: 1, Events: b.events, From: b.from, To: b.to}); err != nil {
+		b.t.Fatal(err)
+	}
+	// The baseline loads the very rows that auditdb wrote, salts and ids included.
+	b.fresh("loaded", "template_months")
+	b.must(b.cmd("loaded", "ingest", b.file("events.ndjson")))
+	b.sql("loaded", `\copy (SELECT * FROM public.audit_log) TO '`+b.file("events.csv")+`' CSV HEADER`)
+}
+
+// ingest loads the same rows by `psql \copy` and by auditdb with one and two jobs, in turn.
+func (b *bench) ingest() []row {
+	b.loaded()
+	var base, one, two []run
+	for range b.rounds {
+		b.fresh("bench", "template_months")
+		base = append(base, b.measure(b.psqlCmd("bench", `\copy public.audit_log FROM '`+b.file("events.csv")+`' CSV HEADER`)))
+		b.fresh("bench", "template_months")
+		one = append(one, b.measure(b.cmd("bench", "ingest", "--quiet", b.file("events.ndjson"))))
+		b.fresh("bench", "template_months")
+		two = append(two, b.measure(b.cmd("bench", "ingest", "--quiet", "--jobs", "2", b.file("events.ndjson"))))
+	}
+	return []row{
+		b.rate(`ingest, 1 job / psql \copy csv`, one, base, "≥ 1.2x", "≤ 100 MB"),
+		b.rate(`ingest, 2 jobs / psql \copy csv`, two, base, "≥ 1.6x", "≤ 100 MB"),
+	}
+}
+
+// verify reads the same table by `psql \copy (select *)` and by verify-integrity with one and two jobs, in turn.
+func (b *bench) verify() []row {
+	b.loaded()
+	var base, one, two []run
+	b.sql("loaded", "VACUUM (FREEZE, ANALYZE)")
+	for range b.rounds {
+		base = append(base, b.measure(b.psqlCmd("loaded", `\copy (SELECT * FROM public.audit_log) TO '/dev/null'`)))
+		one = append(one, b.measure(b.cmd("loaded", "verify-integrity", "--quiet", "--jobs", "1")))
+		two = append(two, b.measure(b.cmd("loaded", "verify-integrity", "--quiet", "--jobs", "2")))
+	}
+	return []row{
+		b.rate(`verify, 1 job / psql \copy (select *)`, one, base, "≥ 0.95x", "≤ 64 MB"),
+		b.rate(`verify, 2 jobs / psql \copy (select *)`, two, base, "≥ 1.25x", "≤ 64 MB"),
+	}
+}
+
+// startup times commands that need no server.
+func (b *bench) startup() []row {
+	var rows []row
+	for _, args := range [][]string{{"--help"}, {"version"}} {
+		var runs []run
+		for range 20 {
+			runs = append(runs, b.measure(exec.Command(b.auditdb, args...)))
+		}
+		m := 1000 * median(runs, wallSeconds)
+		rows = append(rows, row{name: "auditdb " + args[0], figure: fmt.Sprintf("%.1f ms", m), bar: "≤ 50 ms"})
+	}
+	return rows
+}
+
+// rate compares rows a second pair by pair and reports the median ratio and the median peak memory.
+func (b *bench) rate(name string, got, base []run, bar, memBar string) row {
+	perSecond := func(rs []run) string { return fmt.Sprintf("%.0f rows/s", float64(b.events)/median(rs, wallSeconds)) }
+	return row{
+		name: name, figure: fmt.Sprintf("%s, %.0f MB", perSecond(got), median(got, peakMB)), baseline: perSecond(base),
+		ratio: ratio(base, got), bar: bar + ", " + memBar,
+	}
+}
