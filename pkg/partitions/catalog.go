@@ -12,6 +12,7 @@ type Catalog struct {
 	from, to []int64     // the ends of parts in µs, by themselves so that a search touches little memory
 	byDef    *Partition
 	left     []Partition
+	foreign  []Partition
 }
 
 // NewCatalog sorts parts. The slice is not kept.
@@ -21,6 +22,8 @@ func NewCatalog(parts []Partition) *Catalog {
 		switch {
 		case p.State == Detached:
 			c.left = append(c.left, p)
+		case p.Foreign != "":
+			c.foreign = append(c.foreign, p)
 		case p.Default:
 			c.byDef = &p
 		case !p.Empty():
@@ -46,6 +49,9 @@ func (c *Catalog) Default() *Partition { return c.byDef }
 
 // Leftovers returns the tables that prune has detached: to be kept, or, interrupted, not yet dropped.
 func (c *Catalog) Leftovers() []Partition { return c.left }
+
+// Foreign returns the partitions whose bounds are no ranges of times. Where there are any, gaps and the runway are not known.
+func (c *Catalog) Foreign() []Partition { return c.foreign }
 
 // Find returns the attached partition whose range holds the key value t. The default partition and partitions pending detach, which take no
 // rows of a range, are not found. It takes O(log n).

@@ -225,3 +225,41 @@ func inferEpoch(exprs []string) (KeyKind, bool) {
 	}
 	return "", false
 }
+
+// learn takes from the bounds of t's partitions what is not known otherwise: the unit of a number, the style of uuids and, where nothing is
+// registered, the interval.
+func (t *Table) learn(exprs []string) {
+	if t.Key.Kind == someEpoch {
+		kind, ok := inferEpoch(exprs)
+		if !ok {
+			t.ReadOnly = fault.New(fault.Usage, "register it: auditdb partition adopt "+t.String()+" --register --key-kind epoch_ms",
+				"unsupported key: column %s has type bigint, unit not known", t.Key.Column)
+			return
+		}
+		t.Key.Kind = kind
+	}
+	for i := 0; i < len(exprs) && t.Key.Kind == KeyUUIDv7 && !t.Key.LeastV7; i++ {
+		t.Key.LeastV7 = strings.Contains(exprs[i], leastV7)
+	}
+	parts := make([]Partition, 0, len(exprs))
+	for _, expr := range exprs {
+		b, isDefault, err := t.Key.parse(expr)
+		if err != nil {
+			t.ReadOnly = fault.New(fault.Usage, "its partitions can be listed, not changed", "unsupported key: %w", err)
+			return
+		}
+		parts = append(parts, Partition{Bounds: b, Default: isDefault, State: Attached})
+	}
+	if i, ok := NewCatalog(parts).Interval(t.keyZone()); ok && !t.registered {
+		t.Interval = i
+	}
+}
+
+// parse is ParseBounds for bounds that must also be written as literal writes them, so that new ones touch them.
+func (k Key) parse(expr string) (b Bounds, isDefault bool, err error) {
+	b, isDefault, err = ParseBounds(expr, k.Kind)
+	if err == nil && !isDefault && k.Kind == KeyUUIDv7 && k.forValues(b) != expr {
+		err = fault.New(fault.Data, "", "partition bounds %q: the uuids of other bounds are of another style", expr)
+	}
+	return b, isDefault, err
+}

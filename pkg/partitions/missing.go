@@ -24,6 +24,7 @@ type Spec struct {
 	Retained time.Time
 
 	Pruned []Bounds // ranges that were pruned and do not come back
+	Limits Bounds   // what the key can hold; the zero value: the years 1 to 9999
 }
 
 func (s Spec) exact() bool { return !s.From.IsZero() || !s.To.IsZero() }
@@ -83,13 +84,18 @@ func oldestRetained(c *Catalog, retained time.Time) (time.Time, bool) {
 // is pure; now is a key value.
 func Missing(existing *Catalog, spec Spec, now time.Time) ([]Bounds, error) {
 	var missing []Bounds
+	limits := spec.Limits
+	if limits.Empty() {
+		limits = KeyTimestamptz.limits()
+	}
 	for _, window := range spec.Windows(existing, now) {
 		var taken []Bounds
 		for _, p := range existing.Overlaps(window) {
 			taken = append(taken, p.Bounds)
 		}
-		if window.From.Year() < 1 || window.To.Year() > 9999 {
-			return nil, fault.New(fault.Usage, "choose a range within these years", "%s: partitions lie within the years 1 to 9999", window.Text())
+		if !limits.Covers(window) {
+			return nil, fault.New(fault.Usage, "choose a range within these years", "%s: partitions lie within the years %d to %d",
+				window.Text(), limits.From.Year(), limits.To.Add(-time.Microsecond).Year())
 		}
 		taken = append(taken, spec.Pruned...)
 		slices.SortFunc(taken, compareBounds)

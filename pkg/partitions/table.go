@@ -18,6 +18,7 @@ type Table struct {
 	Ahead        int            // partitions to keep ready after the current one
 	Integrity    bool           // registered with integrity on
 	BlockIDs     bool           // registered, and ids of blocks may be written: ingest is possible
+	ReadOnly     error          // why its partitions can be listed but not worked on, of class usage; only from ResolveToRead
 	registered   bool           // Interval comes from auditdb.managed_table
 }
 
@@ -72,7 +73,8 @@ const (
 type Partition struct {
 	OID           uint32
 	Schema, Name  string
-	Bounds        // nothing for the default partition
+	Bounds               // nothing for the default partition, and where Foreign is set
+	Foreign       string // bounds that are no range of times, as PostgreSQL writes them; only where Table.ReadOnly is set
 	Default       bool
 	State         State
 	Kind          byte  // pg_class.relkind: 'r' table, 'p' partitioned itself, 'f' foreign table

@@ -88,7 +88,7 @@ func (w *Worker) DraftCreate(ctx context.Context, t Table, o CreateOptions) (*Dr
 		return nil, err
 	}
 	now := w.o.Now()
-	spec := Spec{Interval: t.Interval, Zone: t.keyZone(), From: o.From, To: o.To, Ranges: o.Ranges, Ahead: o.Ahead, Behind: o.Behind}
+	spec := Spec{Interval: t.Interval, Zone: t.keyZone(), From: o.From, To: o.To, Ranges: o.Ranges, Ahead: o.Ahead, Behind: o.Behind, Limits: t.Key.Kind.limits()}
 	policy, err := LoadPolicy(ctx, db, t)
 	if err != nil {
 		return nil, err
