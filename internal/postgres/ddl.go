@@ -101,6 +101,13 @@ func (db *DB) lookForBlockers(ctx context.Context, pid int32, lockTimeout time.D
 	return last
 }
 
+// Autovacuum is the Backend of an autovacuum worker that gives way to who waits for its lock longer than deadlock_timeout; one that works to
+// prevent wraparound does not, and is called otherwise.
+const (
+	Autovacuum     = "autovacuum worker"
+	antiWraparound = "(to prevent wraparound)"
+)
+
 // Blocker is a session that holds a lock which somebody wants.
 type Blocker struct {
 	PID         int // 0: a prepared transaction
@@ -187,6 +194,9 @@ func collectBlockers(rows pgx.Rows) ([]Blocker, error) {
 		}
 		b.Age = time.Duration(age * float64(time.Second))
 		b.Query = QueryShape(query)
+		if b.Backend == Autovacuum && strings.HasSuffix(query, antiWraparound) {
+			b.Backend += " to prevent wraparound"
+		}
 		return b, err
 	})
 	if err != nil {

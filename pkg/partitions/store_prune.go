@@ -26,10 +26,6 @@ WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass
 UNION ALL
 SELECT k.confrelid, min('foreign key ' || quote_ident(k.conname) || ' of ' || k.conrelid::regclass)
 FROM pg_constraint k WHERE k.contype = 'f' AND k.confrelid = ANY ($1) AND k.conparentid = 0 GROUP BY 1`
-	schemaSQL   = `SELECT nspname::text FROM pg_namespace WHERE ARRAY[nspname::text] = parse_ident($1)`
-	inSchemaSQL = `
-SELECT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = ANY ($2)
-UNION SELECT t.typname::text FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE n.nspname = $1 AND t.typname = ANY ($2)`
 	stateSQL = `
 SELECT n.nspname, c.relname::text, c.relispartition, coalesce((SELECT h.inhdetachpending FROM pg_inherits h WHERE h.inhrelid = c.oid), false)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1`
@@ -73,41 +69,6 @@ func dependents(ctx context.Context, q Querier, parts []Partition) (map[uint32]s
 	var what string
 	_, err = pgx.ForEachRow(rows, []any{&oid, &what}, func() error { found[oid] = what; return nil })
 	return found, wrap(err, "look for what depends on partitions")
-}
-
-// findSchema looks the schema up that detached partitions go to; "" is none.
-func findSchema(ctx context.Context, q Querier, name string, action Action) (found string, err error) {
-	if name == "" {
-		return "", nil
-	}
-	if action != Detach {
-		return "", fault.New(fault.Usage, "add --action detach", "only detached partitions go to schema %s: these are going to be dropped", name)
-	}
-	err = q.QueryRow(ctx, schemaSQL, name).Scan(&found)
-	if errors.Is(err, pgx.ErrNoRows) || strings.HasPrefix(postgres.SQLState(err), "22") {
-		return "", fault.New(fault.Usage, "CREATE SCHEMA makes one; write its name as in SQL", "schema %s does not exist", name)
-	}
-	if strings.Contains(found, "\n") {
-		return "", fault.New(fault.Usage, "", "the name of schema %q cannot be noted in a comment", found)
-	}
-	return found, wrap(err, "look for schema %s", name)
-}
-
-// namesIn says which names of partitions belong to something in a schema already; "" has none.
-func namesIn(ctx context.Context, q Querier, schema string, parts []Partition) (map[string]bool, error) {
-	taken := map[string]bool{}
-	if schema == "" {
-		return taken, nil
-	}
-	names := make([]string, len(parts))
-	for i, p := range parts {
-		names[i] = p.Name
-	}
-	found, err := texts(ctx, q, inSchemaSQL, schema, names)
-	for _, name := range found {
-		taken[name] = true
-	}
-	return taken, wrap(err, "look for names in schema %s", schema)
 }
 
 // CountRows returns how many rows a partition has: counted where it is small, else as ANALYZE last saw it; -1 when that is not known.
@@ -250,6 +211,9 @@ func (x *pruning) detach(ctx context.Context, op pruneOp) error {
 			return err
 		}
 	}
+	if err := x.stopVacuum(ctx, op); err != nil {
+		return err
+	}
 	if err := x.comment(ctx, p, x.d.Table.mark(p, x.d.Action, x.d.attic), []Event{{Kind: EventDetached, Name: p.Name, Bounds: p.Bounds}}, x.allowed); err != nil {
 		return err
 	}
@@ -277,23 +241,6 @@ func (x *pruning) detach(ctx context.Context, op pruneOp) error {
 		x.done = append(x.done, Pruned{Partition: p, Action: Detach, Rows: rows})
 	}
 	return nil
-}
-
-// move brings a detached table to its schema. Its mark stays, and the evidence knows it by its oid.
-func (x *pruning) move(ctx context.Context, p Partition) error {
-	err := x.ddl(ctx, p, "move", func(tx pgx.Tx) error {
-		if err := same(ctx, tx, p, Detached); err != nil {
-			return err
-		}
-		_, err := tx.Exec(ctx, moveSchemaSQL(p))
-		return err
-	})
-	for i := range x.done {
-		if err == nil && x.done[i].OID == p.OID {
-			x.done[i].Schema = p.attic
-		}
-	}
-	return err
 }
 
 // undoMark takes the mark back from a partition that could not be detached, if it is still attached.
@@ -351,7 +298,7 @@ func (x *pruning) oldTransactions(ctx context.Context, p Partition, snapshots bo
 			continue
 		}
 		seen[b.PID] = b.PID != 0
-		if b.Backend != "autovacuum worker" && (b.Age >= oldEnough || b.PID == 0) {
+		if b.Backend != postgres.Autovacuum && (b.Age >= oldEnough || b.PID == 0) {
 			old = append(old, b.String())
 		}
 	}
