@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -89,6 +90,22 @@ func (c *codec) count(name string, v *int64) {
 	c.int64(name, v)
 	if *v < 0 {
 		c.fail("line %q: negative", name)
+	}
+}
+
+// positive is int64 for what is at least 1.
+func (c *codec) positive(name string, v *int64) {
+	c.int64(name, v)
+	if *v < 1 {
+		c.fail("line %q: not positive", name)
+	}
+}
+
+// oneOf is str for one of a few words.
+func (c *codec) oneOf(name string, v *string, words ...string) {
+	c.str(name, v)
+	if !slices.Contains(words, *v) {
+		c.fail("line %q: unknown", name)
 	}
 }
 

@@ -125,20 +125,26 @@ func idSize(rel relation) int {
 	return 0
 }
 
-func (e *expirable) take(id int64) {
+// find returns the set that has an id, and its position there; nil when none has.
+func (e *expirable) find(id int64) (*expirableSet, int) {
 	i := sort.Search(len(e.list), func(i int) bool { return e.list[i].rec.MinID > id }) - 1
 	for ; i >= 0 && e.largest[i] >= id; i-- {
-		s := e.list[i]
-		at, ok := s.ids.Index(id)
-		if !ok {
-			continue
+		if at, ok := e.list[i].ids.Index(id); ok {
+			return e.list[i], at
 		}
-		if s.hit == nil {
-			s.hit = make([]uint64, (s.rec.Rows+63)/64)
-		}
-		s.hit[at/64] |= 1 << (at % 64)
+	}
+	return nil, 0
+}
+
+func (e *expirable) take(id int64) {
+	s, at := e.find(id)
+	if s == nil {
 		return
 	}
+	if s.hit == nil {
+		s.hit = make([]uint64, (s.rec.Rows+63)/64)
+	}
+	s.hit[at/64] |= 1 << (at % 64)
 }
 
 // entry makes the record of one set's rows.

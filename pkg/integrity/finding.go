@@ -31,6 +31,8 @@ const (
 	AnchorInvalid       FindingType = "anchor_invalid"
 	KeyUnknown          FindingType = "key_unknown"
 	WrongKey            FindingType = "wrong_key"
+	RedactionUnlogged   FindingType = "redaction_unlogged" // an entry of auditdb.redaction that no record covers
+	RedactionMismatch   FindingType = "redaction_mismatch" // the list of erased rows, or an erased row, is not what was logged
 	HostileRelation     FindingType = "hostile_relation"
 	SchemaDrift         FindingType = "schema_drift"
 	UncoveredColumn     FindingType = "uncovered_column"
@@ -77,7 +79,7 @@ func newFinding(t FindingType, format string, args ...any) Finding {
 
 func hintOf(t FindingType) string {
 	switch t {
-	case RowModified, RowMissing, RowUnexpected, BatchRootMismatch, LeavesCorrupt:
+	case RowModified, RowMissing, RowUnexpected, BatchRootMismatch, LeavesCorrupt, RedactionUnlogged, RedactionMismatch:
 		return "keep the database as it is; compare with a backup, an archive or the source"
 	case RowLate:
 		return "rows of a long transaction arrive like this; rows written back later do too"

@@ -37,8 +37,9 @@ type leafSet struct {
 	pairs  []idLeaf       // without trusted leaves: what the rows give
 	stored []byte         // without trusted leaves: what the store has, for naming rows
 
-	expiries []int64  // expire records about it
-	gone     []uint64 // by position: rows that have expired; nil: none
+	expiries []int64                      // expire records about it
+	gone     []uint64                     // by position: rows that have expired; nil: none
+	erased   map[int][audit.HashSize]byte // by position: the commitment to personal fields that were erased
 }
 
 type idLeaf struct {
@@ -227,7 +228,7 @@ func (s *leafSet) suspects() []int64 {
 // release frees what is not needed after the comparison. Ids in many runs are read again in the rare case that they are needed.
 func (s *leafSet) release() {
 	s.state = setDone
-	s.leaves, s.salts, s.seen, s.wrong, s.pairs, s.stored = nil, nil, nil, nil, nil, nil
+	s.leaves, s.salts, s.seen, s.wrong, s.pairs, s.stored, s.erased = nil, nil, nil, nil, nil, nil, nil
 	if s.idRuns() > 8 {
 		s.ids = audit.IDSet{}
 	}

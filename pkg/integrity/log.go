@@ -39,7 +39,8 @@ type Entry struct {
 	Body  Body
 	Set   *LeafSet // for batch and seal
 
-	expired *audit.IDSet // for expire
+	expired  *audit.IDSet // for expire
+	redacted []Redaction  // for redact, in the order of ids
 }
 
 // NewBatch makes the entry of a batch: the rows of one block in one partition. It computes the Merkle root, so call it before the

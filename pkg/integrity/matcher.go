@@ -1,6 +1,7 @@
 package integrity
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/binary"
 	"errors"
@@ -27,6 +28,8 @@ type matcher struct {
 	open    []*leafSet
 	fetch   func(seqs []int64) ([]storedLeaves, error)
 	expired func(s *leafSet) ([]expiredIDs, error) // reads what expire records took out of a set
+	erased  func(s *leafSet) error                 // reads the commitments of a set's erased rows; nil: there are none
+	nulls   []byte                                 // personal fields that are all NULL
 	hash    *audit.Hasher
 	found   *collector
 	table   string
@@ -49,7 +52,7 @@ func newMatcher(sets []*leafSet, f audit.Format, found *collector, table string)
 	slices.SortFunc(sets, func(a, b *leafSet) int {
 		return cmp.Or(cmp.Compare(a.rec.MinID, b.rec.MinID), cmp.Compare(a.seq, b.seq))
 	})
-	m := &matcher{sets: sets, largest: make([]int64, len(sets)), hash: audit.NewHasher(f), found: found, table: table, limit: math.MaxInt64, oldest: math.MaxInt64}
+	m := &matcher{sets: sets, largest: make([]int64, len(sets)), hash: audit.NewHasher(f), nulls: bytes.Repeat([]byte{0xff}, 4*len(f.Personal)), found: found, table: table, limit: math.MaxInt64, oldest: math.MaxInt64}
 	top := int64(math.MinInt64)
 	for i, s := range sets {
 		top = max(top, s.rec.MaxID)
@@ -77,17 +80,28 @@ func (m *matcher) row(r *copyRow) error {
 		m.second(s, r.id, m.partition)
 		return nil
 	}
-	salt := r.salt
-	if salt == nil {
-		salt = s.salt(at)
-	}
-	if first, other := s.take(r.id, at, m.hash.LeafOf(r.core, r.personal, salt), m.partition); !first {
+	if first, other := s.take(r.id, at, m.leaf(s, at, r), m.partition); !first {
 		m.second(s, r.id, other)
 	}
 	if s.complete() {
 		m.close(s)
 	}
 	return nil
+}
+
+// leaf hashes a row. Of an erased one the stored commitment counts, and nothing of what it stands for may be there.
+func (m *matcher) leaf(s *leafSet, at int, r *copyRow) [audit.HashSize]byte {
+	if commit, ok := s.erased[at]; ok {
+		if r.salt != nil || !bytes.Equal(r.personal, m.nulls) {
+			m.found.add(newFinding(RedactionMismatch, "it was erased, but has personal data").on(m.table).in(m.partition).of(s.seq).row(r.id))
+		}
+		return m.hash.LeafOfCommit(r.core, commit)
+	}
+	salt := r.salt
+	if salt == nil {
+		salt = s.salt(at)
+	}
+	return m.hash.LeafOf(r.core, r.personal, salt)
 }
 
 // stray is a row in no leaf set.
@@ -194,6 +208,11 @@ func (m *matcher) load(i int, id int64) error {
 		m.reportLate(s)
 		if err := m.expire(s); err != nil {
 			return err
+		}
+		if m.erased != nil && s.ids.Len() > 0 {
+			if err := m.erased(s); err != nil {
+				return err
+			}
 		}
 	}
 	if m.used > m.limit && !m.ordered {

@@ -26,6 +26,13 @@ const (
 	KindDetach    Kind = "detach"
 	KindPrune     Kind = "prune"
 	KindExpire    Kind = "expire"
+	KindRedact    Kind = "redact"
+	KindArchive   Kind = "archive"
+	KindRestore   Kind = "restore"
+	KindHold      Kind = "hold"
+	KindPolicy    Kind = "policy"
+	KindRecovery  Kind = "recovery"
+	KindRevoke    Kind = "revoke"
 )
 
 // Record is one entry of the log. Its text (Encode) is what is authenticated and hashed.
@@ -35,7 +42,7 @@ type Record struct {
 	Body Body
 }
 
-// Body is the part of a record that depends on its kind: *Genesis, *Format, *Key, *Partition, *Batch, *Seal, *Move, *Detach, *Prune or *Expire.
+// Body is the part of a record that depends on its kind: *Genesis, *Batch and so on.
 type Body interface {
 	Kind() Kind
 	lines(c *codec)
@@ -92,6 +99,9 @@ func Parse(text []byte) (Record, error) {
 }
 
 func newBody(k Kind) Body {
+	if b := newEvidence(k); b != nil {
+		return b
+	}
 	switch k {
 	case KindGenesis:
 		return &Genesis{}
@@ -111,8 +121,6 @@ func newBody(k Kind) Body {
 		return &Detach{}
 	case KindPrune:
 		return &Prune{}
-	case KindExpire:
-		return &Expire{}
 	}
 	return nil
 }
@@ -365,24 +373,6 @@ func (b *Prune) lines(c *codec) {
 	c.table(&b.Table)
 	c.partition(&b.Partition)
 	c.count("rows", &b.Rows)
-}
-
-// Expire says that rows of a leaf set are gone for good: their ids are in auditdb.expired, and their leaves stay in the leaf store.
-type Expire struct {
-	Table     int16
-	Partition PartitionRef // where the rows were
-	Leaf      int64        // the leaf set's record
-	Set       LeafRoot     // the rows, as a leaf set of their own
-}
-
-// Kind returns KindExpire.
-func (*Expire) Kind() Kind { return KindExpire }
-
-func (b *Expire) lines(c *codec) {
-	c.table(&b.Table)
-	c.partition(&b.Partition)
-	c.count("leaf", &b.Leaf)
-	b.Set.lines(c)
 }
 
 const (

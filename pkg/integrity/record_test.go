@@ -35,6 +35,15 @@ func exampleRecords() []Record {
 		&Detach{Table: 1, Partition: history, OID: 16411},
 		&Prune{Table: 1, Partition: history, Rows: 4},
 		&Expire{Table: 1, Partition: history, Leaf: 6, Set: sealed},
+		&Redact{Table: 1, Token: "000102030405060708090a0b0c0d0e0f", Rows: 2, Root: redactionRoot([]Redaction{{ID: 7, Commit: [32]byte{1}}, {ID: 12, Commit: [32]byte{2}}})},
+		&Archive{
+			Table: 1, Partition: history, Generation: 1, URL: "s3://bucket/old rows", Rows: 4, Bytes: 4096, Digest: [32]byte{13}, Root: [32]byte{14}, LogSize: 9,
+		},
+		&Restore{Table: 1, Partition: history, OID: 0, Generation: 1, Rows: 4, Root: [32]byte{14}},
+		&Hold{ID: 3, Event: EventAdded, Commit: [32]byte{15}},
+		&Policy{Table: 1, Name: "base", Event: EventSet, Definition: "keep 2555d"},
+		&Recovery{Event: EventLoss, Size: 20, Origin: keys.Origin(), System: 7412345678901234567, Timeline: 2, Reason: "failover of 1 March"},
+		&Revoke{KeyID: keys.ID(), Reason: "laptop lost"},
 	}
 	out := make([]Record, len(bodies))
 	for i, b := range bodies {

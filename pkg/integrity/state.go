@@ -21,6 +21,7 @@ type tableState struct {
 	formats      int // format records that differ from the first one
 	parts        map[rangeKey]*partState
 	expired      map[int64][]expiry // by the record of the leaf set
+	redacted     map[int64]*Redact  // by their records
 }
 
 // expiry is an expire record: some rows of a leaf set are gone.
@@ -48,6 +49,7 @@ type partState struct {
 	moved   bool  // its rows are being moved to other partitions
 	changed int64 // the last record about the partition itself
 	sets    []int64
+	pruned  []int64 // leaf sets that were pruned, which a restore brings back
 	old     []detachedSets
 }
 
@@ -63,7 +65,7 @@ func newLogState() *logState { return &logState{tables: map[int16]*tableState{}}
 func (s *logState) table(id int16) *tableState {
 	t := s.tables[id]
 	if t == nil {
-		t = &tableState{id: id, parts: map[rangeKey]*partState{}, expired: map[int64][]expiry{}}
+		t = &tableState{id: id, parts: map[rangeKey]*partState{}, expired: map[int64][]expiry{}, redacted: map[int64]*Redact{}}
 		s.tables[id] = t
 	}
 	return t
@@ -110,6 +112,10 @@ func (s *logState) apply(r Record) {
 	case *Expire:
 		t := s.table(b.Table)
 		t.expired[b.Leaf] = append(t.expired[b.Leaf], expiry{seq: r.Seq, rng: b.Partition.Range.key()})
+	case *Redact:
+		s.table(b.Table).redacted[r.Seq] = b
+	case *Restore:
+		s.table(b.Table).restore(r.Seq, b)
 	}
 }
 
@@ -152,7 +158,21 @@ func (p *partState) prune(seq, rows int64) {
 		p.status = partRelocated
 		return
 	}
-	p.status, p.moved, p.sets = partPruned, false, nil
+	p.status, p.moved, p.pruned, p.sets = partPruned, false, append(p.pruned, p.sets...), nil
+}
+
+// restore brings pruned rows back: attached, or in a table of their own. What had expired with the partition is there again.
+func (t *tableState) restore(seq int64, b *Restore) {
+	p := t.part(b.Partition)
+	p.ref, p.status, p.oid, p.moved, p.changed = b.Partition, partAttached, b.OID, false, seq
+	if b.OID != 0 {
+		p.status = partDetaching
+	}
+	p.sets, p.pruned = append(p.pruned, p.sets...), nil
+	key := b.Partition.Range.key()
+	for leaf, list := range t.expired {
+		t.expired[leaf] = slices.DeleteFunc(list, func(x expiry) bool { return x.rng == key })
+	}
 }
 
 func sameFormat(a, b audit.Format) bool {

@@ -121,7 +121,20 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
 	for _, x := range w.expired {
 		b.Queue(`INSERT INTO auditdb.expired (seq, leaf_seq, n, ids) VALUES ($1, $2, $3, $4)`, x.seq, x.leaf, x.ids.Len(), x.ids.Encode())
 	}
+	if len(w.redacted) > 0 {
+		w.queueRedacted(b)
+	}
 	b.Queue(`INSERT INTO auditdb.checkpoint (size, root, note) VALUES ($1, $2, $3)`, w.checkpoint.Size, w.root[:], w.checkpoint.Note)
+}
+
+func (w *writer) queueRedacted(b *pgx.Batch) {
+	n := len(w.redacted)
+	tables, seqs, ids, commits := make([]int16, n), make([]int64, n), make([]int64, n), make([][]byte, n)
+	for i, r := range w.redacted {
+		tables[i], seqs[i], ids[i], commits[i] = r.table, r.seq, r.ID, r.Commit[:]
+	}
+	b.Queue(`INSERT INTO auditdb.redaction (table_id, id, seq, pers_commit)
+SELECT t, i, s, c FROM unnest($1::smallint[], $2::bigint[], $3::bigint[], $4::bytea[]) u(t, i, s, c)`, tables, ids, seqs, commits)
 }
 
 // readGenesis reads what names this server and database.

@@ -33,7 +33,8 @@ func (l *Log) knowsPartition(ctx context.Context, q Querier, table int16, rng Ra
 	r, ok, err := l.newest(ctx, q, `
 SELECT l.record, l.key_id, l.mac FROM auditdb.log l JOIN auditdb.log_partition p USING (seq)
 WHERE p.table_id = $1 AND p.part_from = $2 AND p.part_to = $3
-  AND (starts_with(l.record, 'auditdb/1 partition') OR starts_with(l.record, 'auditdb/1 detach') OR starts_with(l.record, 'auditdb/1 prune'))
+  AND (starts_with(l.record, 'auditdb/1 partition') OR starts_with(l.record, 'auditdb/1 detach') OR starts_with(l.record, 'auditdb/1 prune')
+       OR starts_with(l.record, 'auditdb/1 restore'))
 ORDER BY seq DESC LIMIT 1`, table, from, to)
 	if err != nil || !ok {
 		return false, err

@@ -83,6 +83,7 @@ type verifier struct {
 	rows     int64
 	sets     int64
 	verdicts verdicts
+	lists    map[int64]bool // redact records whose list was compared with them: whether it is theirs
 
 	checked int // tables
 
@@ -107,7 +108,7 @@ func Verify(ctx context.Context, db *postgres.DB, opts VerifyOptions) (*Report, 
 	logFound := newCollector(opts.MaxFindings)
 	v := &verifier{
 		db: db, opts: opts, found: newCollector(opts.MaxFindings), logFound: logFound, walk: newLogWalk(opts.Keys, opts.Public, logFound),
-		sum: map[string]*unsealed{}, verdicts: verdicts{},
+		sum: map[string]*unsealed{}, verdicts: verdicts{}, lists: map[int64]bool{},
 	}
 	for _, x := range opts.Anchors {
 		if err := v.walk.addAnchor(x); err != nil {
@@ -194,6 +195,9 @@ func (v *verifier) plan(ctx context.Context, f filter) ([]*unit, error) {
 		for _, m := range tables {
 			if f.only != nil && f.only[m.id] == nil {
 				continue
+			}
+			if err := v.redactions(ctx, tx, m); err != nil {
+				return err
 			}
 			if err := p.table(ctx, m); err != nil {
 				return err
@@ -306,22 +310,22 @@ func (v *verifier) progress(rows int64) {
 
 func (v *verifier) budget() int64 { return setMemory / int64(v.opts.Jobs) }
 
-// setsOf returns the leaf sets whose rows the unit's snapshot shows, and for each the records of what has expired of it. The walk is extended to the snapshot first, since rows and their
+// setsOf returns the leaf sets whose rows the unit's snapshot shows. The walk is extended to the snapshot first, since rows and their
 // records were committed together.
-func (v *verifier) setsOf(ctx context.Context, tx pgx.Tx, u *unit) ([]int64, map[int64][]int64, error) {
+func (v *verifier) setsOf(ctx context.Context, tx pgx.Tx, u *unit) (view, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	size, err := v.walk.extend(ctx, tx)
 	if err != nil {
-		return nil, nil, err
+		return view{}, err
 	}
 	seqs := append([]int64{}, u.seqs...)
 	state := v.walk.state.tables[u.table.id]
 	if state == nil {
-		return seqs, nil, nil
+		return view{size: size, seqs: seqs}, nil
 	}
 	if !u.table.known {
-		return nil, nil, errStale // the log has just begun with this table
+		return view{}, errStale // the log has just begun with this table
 	}
 	mine := map[rangeKey]bool{}
 	for _, k := range u.ranges {
@@ -329,7 +333,7 @@ func (v *verifier) setsOf(ctx context.Context, tx pgx.Tx, u *unit) ([]int64, map
 	}
 	for k, p := range state.parts {
 		if p.changed >= u.after && p.changed < size && u.touches(k) {
-			return nil, nil, errStale
+			return view{}, errStale
 		}
 		if !mine[k] {
 			continue
@@ -341,7 +345,15 @@ func (v *verifier) setsOf(ctx context.Context, tx pgx.Tx, u *unit) ([]int64, map
 		}
 	}
 	slices.Sort(seqs)
-	return seqs, state.expiries(seqs, size), nil
+	return view{size: size, seqs: seqs, expiries: state.expiries(seqs, size), erased: len(state.redacted) > 0}, nil
+}
+
+// view is what the log says to a unit's snapshot.
+type view struct {
+	size     int64             // of the log
+	seqs     []int64           // leaf sets whose rows are there
+	expiries map[int64][]int64 // for each the records of what has expired of it
+	erased   bool              // rows of the table were erased
 }
 
 // touches tells whether a range concerns the unit.

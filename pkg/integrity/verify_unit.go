@@ -1,6 +1,7 @@
 package integrity
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -97,13 +98,13 @@ func (w *worker) attempt(ctx context.Context, u *unit, ordered bool, found *coll
 	if err := lockForReading(ctx, tx, u.rels, w.v.opts.Wait, ordered); err != nil {
 		return res, Blocked(ctx, w.v.db, u.oids(), false, err)
 	}
-	seqs, expiries, err := w.v.setsOf(ctx, tx, u)
+	view, err := w.v.setsOf(ctx, tx, u)
 	if err != nil {
 		return res, err
 	}
-	sets, err := w.places(ctx, u, seqs, found)
+	sets, err := w.places(ctx, u, view.seqs, found)
 	for _, s := range sets {
-		s.expiries = expiries[s.seq]
+		s.expiries = view.expiries[s.seq]
 	}
 	if err != nil {
 		return res, err
@@ -112,6 +113,9 @@ func (w *worker) attempt(ctx context.Context, u *unit, ordered bool, found *coll
 	m.limit, m.ordered = w.v.budget(), ordered
 	m.fetch = func(seqs []int64) ([]storedLeaves, error) { return readLeaves(ctx, w.aux, seqs) }
 	m.expired = func(s *leafSet) ([]expiredIDs, error) { return w.expired(ctx, s) }
+	if view.erased {
+		m.erased = func(s *leafSet) error { return w.erased(ctx, u.table.id, view.size, s) }
+	}
 	for _, guarded := range []bool{true, false} { // what cannot be seen is known before anything is judged
 		for i := range u.rels {
 			if r := &u.rels[i]; r.rel.rowSecurity == guarded {
@@ -123,6 +127,11 @@ func (w *worker) attempt(ctx context.Context, u *unit, ordered bool, found *coll
 	}
 	if err := m.finish(); err != nil {
 		return res, err
+	}
+	if found.errors() > 0 { // rows and leaf store are not read in one snapshot: an erasure may have come between
+		if later, err := erasedSince(ctx, w.aux, u.table.id, view.size); err != nil || later {
+			return res, cmp.Or(err, errStale)
+		}
 	}
 	return unitResult{rows: m.rows, sets: m.checked, unsealed: m.unsealed, oldest: m.oldest}, nil
 }

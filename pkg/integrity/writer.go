@@ -24,6 +24,7 @@ type writer struct {
 	touched    []touch
 	sets       []storedSet
 	expired    []storedExpiry
+	redacted   []storedRedaction
 	checkpoint Checkpoint
 	root       tlog.Hash
 }
@@ -39,6 +40,13 @@ type touch struct {
 type storedExpiry struct {
 	seq, leaf int64
 	ids       *audit.IDSet
+}
+
+// storedRedaction is a row of auditdb.redaction.
+type storedRedaction struct {
+	seq   int64
+	table int16
+	Redaction
 }
 
 // storedSet is a row of auditdb.leaf.
@@ -84,6 +92,9 @@ func (w *writer) add(e Entry) error {
 	if x, ok := e.Body.(*Expire); ok && e.expired != nil {
 		w.expired = append(w.expired, storedExpiry{seq: seq, leaf: x.Leaf, ids: e.expired})
 	}
+	for _, r := range e.redacted {
+		w.redacted = append(w.redacted, storedRedaction{seq: seq, table: e.Table.ID, Redaction: r})
+	}
 	return nil
 }
 
@@ -105,6 +116,10 @@ func touches(b Body) (int16, []Range) {
 	case *Prune:
 		return b.Table, []Range{b.Partition.Range}
 	case *Expire:
+		return b.Table, []Range{b.Partition.Range}
+	case *Archive:
+		return b.Table, []Range{b.Partition.Range}
+	case *Restore:
 		return b.Table, []Range{b.Partition.Range}
 	}
 	return 0, nil
