@@ -237,8 +237,7 @@ func (s situation) createSQL(t Table, op createOp, adopt, move bool) string {
 		if s.byDefault != nil && back != "" {
 			sql = append(sql, become...)
 		}
-		create := fmt.Sprintf("CREATE TABLE %s (LIKE %s INCLUDING ALL EXCLUDING IDENTITY, %s)", child, parent, check)
-		sql = append(sql, strings.Join(append([]string{create}, s.storage...), " "))
+		sql = append(sql, s.newTableSQL(child, parent, check))
 		if back != "" {
 			sql = append(sql, back)
 		}
@@ -246,26 +245,37 @@ func (s situation) createSQL(t Table, op createOp, adopt, move bool) string {
 	if move {
 		sql = append(sql, s.moveSQL(t, op)...)
 	}
-	sql = append(sql,
-		fmt.Sprintf("ALTER TABLE %s ATTACH PARTITION %s %s", parent, child, t.Key.forValues(op.part.Bounds)),
-		fmt.Sprintf("ALTER TABLE %s %s", child, strings.Join(append([]string{"DROP CONSTRAINT " + rangeCheck}, s.after...), ", ")))
-	if s.replicaIndex != 0 {
-		sql = append(sql, replicaSQL(op.part, s.replicaIndex))
+	sql = append(sql, fmt.Sprintf("ALTER TABLE %s ATTACH PARTITION %s %s", parent, child, t.Key.forValues(op.part.Bounds)))
+	return strings.Join(append(sql, s.finishSQL(op.part, rangeCheck)...), ";\n")
+}
+
+// newTableSQL makes a table like another one, with a check.
+func (f facts) newTableSQL(table, like, check string) string {
+	create := fmt.Sprintf("CREATE TABLE %s (LIKE %s INCLUDING ALL EXCLUDING IDENTITY, %s)", table, like, check)
+	return strings.Join(append([]string{create}, f.storage...), " ")
+}
+
+// finishSQL is what a partition gets once it is attached, and the check that it loses.
+func (f facts) finishSQL(p Partition, check string) []string {
+	child := p.Ident()
+	sql := []string{fmt.Sprintf("ALTER TABLE %s %s", child, strings.Join(append([]string{"DROP CONSTRAINT " + check}, f.after...), ", "))}
+	if f.replicaIndex != 0 {
+		sql = append(sql, replicaSQL(p, f.replicaIndex))
 	}
-	for _, g := range s.guards {
+	for _, g := range f.guards {
 		sql = append(sql, fmt.Sprintf("CREATE TRIGGER %s BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION auditdb.guard()", pgx.Identifier{g}.Sanitize(), child))
 	}
-	for _, role := range s.revokes {
+	for _, role := range f.revokes {
 		to := "PUBLIC"
 		if role != "" {
 			to = pgx.Identifier{role}.Sanitize()
 		}
 		sql = append(sql, "REVOKE ALL ON TABLE "+child+" FROM "+to)
 	}
-	for _, g := range s.grants {
+	for _, g := range f.grants {
 		sql = append(sql, "GRANT "+fmt.Sprintf(g, child))
 	}
-	return strings.Join(sql, ";\n")
+	return sql
 }
 
 // roles gives the statements that become the table's owner, and those that go back to the user who is connected once the new table is made:
