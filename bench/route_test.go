@@ -41,22 +41,27 @@ func (b *bench) lookup() []row {
 	for i := range sorted {
 		sorted[i] = first + int64(float64(last-first)*float64(i)/events)
 	}
+	targets := make([]*partitions.Partition, events)
 	merge := testing.Benchmark(func(b *testing.B) {
 		for b.Loop() {
-			m := c.Merge()
-			for _, us := range sorted {
-				if _, ok := m.FindMicro(us); !ok {
-					b.Fatal("not found")
+			c.Route(events, func(i int) int64 { return sorted[i] }, func(part, from, to int) {
+				for i := range targets[from:to] { // both say for every event where it goes
+					targets[from+i] = &c.All()[part]
 				}
+			})
+			if targets[events-1] == nil {
+				b.Fatal("not found")
 			}
 		}
 	})
 	search := testing.Benchmark(func(b *testing.B) {
 		for b.Loop() {
-			for _, us := range sorted {
-				if _, ok := c.Find(time.UnixMicro(us)); !ok {
+			for i, us := range sorted {
+				p, ok := c.Find(time.UnixMicro(us))
+				if !ok {
 					b.Fatal("not found")
 				}
+				targets[i] = p
 			}
 		}
 	})

@@ -153,35 +153,40 @@ func (c *Catalog) Interval(loc *time.Location) (Interval, bool) {
 	return "", false
 }
 
-// Merge walks the catalog along with key values that come in ascending order, in O(N+M) for all together. A value before its predecessor is
-// found as well, by a search.
-type Merge struct {
-	c    *Catalog
-	at   int
-	last int64
+// Route sends n key values, which come in ascending order as microseconds since 1970, to their partitions: fn gets each run of neighbours
+// [from, to) that Find would send to one partition, by its place in All, or that have none: -1. It looks at few of the values: for each
+// partition that has any it takes O(log n), since it gallops to the partition's end.
+func (c *Catalog) Route(n int, value func(i int) int64, fn func(part, from, to int)) {
+	part := 0
+	for from := 0; from < n; {
+		us := value(from)
+		part += gallop(len(c.to)-part, func(i int) bool { return c.to[part+i] > us || c.to[part+i] == maxMicros })
+		end, target := int64(maxMicros), -1
+		switch {
+		case part == len(c.to):
+		case c.from[part] > us:
+			end = c.from[part]
+		default:
+			if end = c.to[part]; c.parts[part].State != DetachPending {
+				target = part
+			}
+		}
+		to := n
+		if end != maxMicros {
+			to = from + gallop(n-from, func(i int) bool { return value(from+i) >= end })
+		}
+		fn(target, from, to)
+		from = to
+	}
 }
 
-// Merge begins a walk before the first partition.
-func (c *Catalog) Merge() *Merge { return &Merge{c: c, last: minMicros} }
-
-// Find is Catalog.Find for the next value; i is the partition's place in All, -1 when there is none.
-func (m *Merge) Find(t time.Time) (i int, ok bool) { return m.FindMicro(t.UnixMicro()) }
-
-// FindMicro is Find for a value in microseconds since 1970.
-func (m *Merge) FindMicro(us int64) (i int, ok bool) {
-	c := m.c
-	if us < m.last {
-		if i := c.index(us); i >= 0 && c.parts[i].State != DetachPending {
-			return i, true
-		}
-		return -1, false
+// gallop returns the first i in [0, n) for which is holds, n if there is none; is must not hold for any before one for which it holds. It takes
+// O(log i).
+func gallop(n int, is func(i int) bool) int {
+	high := 1
+	for high < n && !is(high-1) {
+		high *= 2
 	}
-	m.last = us
-	for m.at < len(c.to) && c.to[m.at] <= us && c.to[m.at] != maxMicros {
-		m.at++
-	}
-	if m.at == len(c.to) || c.from[m.at] > us || c.parts[m.at].State == DetachPending {
-		return -1, false
-	}
-	return m.at, true
+	low := high / 2
+	return low + sort.Search(min(high, n)-low, func(i int) bool { return is(low + i) })
 }

@@ -48,7 +48,6 @@ func TestCatalogFinds(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		parts := drawCatalog(t)
 		c := NewCatalog(shuffled(t, parts))
-		m := c.Merge()
 		for us := int64(-60); us <= 60; us++ {
 			i := naive(parts, us)
 			if i >= 0 && parts[i].State == DetachPending {
@@ -58,23 +57,30 @@ func TestCatalogFinds(t *testing.T) {
 			if ok != (i >= 0) || ok && p.OID != parts[i].OID {
 				t.Fatalf("Find(%d): %v %v, want %d", us, p, ok, i)
 			}
-			if got, ok := m.FindMicro(us); ok != (i >= 0) || ok && c.All()[got].OID != parts[i].OID {
-				t.Fatalf("Merge.Find(%d): %d %v, want %d", us, got, ok, i)
-			}
 		}
 	})
 }
 
-func TestMergeTakesAnyOrder(t *testing.T) {
+func TestRoute(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		c := NewCatalog(drawCatalog(t))
-		m := c.Merge()
-		for _, us := range rapid.SliceOf(rapid.Int64Range(-60, 60)).Draw(t, "values") {
-			want, ok := c.Find(time.UnixMicro(us))
-			if got, found := m.FindMicro(us); found != ok || ok && &c.All()[got] != want {
-				t.Fatalf("%d: %d %v", us, got, found)
+		c := NewCatalog(shuffled(t, drawCatalog(t)))
+		values := rapid.SliceOf(rapid.Int64Range(-60, 60)).Draw(t, "values")
+		slices.Sort(values)
+		next := 0
+		c.Route(len(values), func(i int) int64 { return values[i] }, func(part, from, to int) {
+			if from != next || to <= from {
+				t.Fatalf("[%d, %d) after %d", from, to, next)
 			}
+			next = to
+			for _, us := range values[from:to] {
+				if want, ok := c.Find(time.UnixMicro(us)); ok != (part >= 0) || ok && &c.All()[part] != want {
+					t.Fatalf("%d was sent to %d, want %v", us, part, want)
+				}
+			}
+		})
+		if next != len(values) {
+			t.Fatalf("%d of %d values were sent", next, len(values))
 		}
 	})
 }
@@ -216,22 +222,38 @@ func BenchmarkRoute(b *testing.B) {
 	for i := range sorted {
 		sorted[i] = first + int64(float64(last-first)*float64(i)/events)
 	}
+	targets := make([]int32, events) // both say for every event where it goes
 	b.Run("merge", func(b *testing.B) {
 		for b.Loop() {
-			m := c.Merge()
-			for _, us := range sorted {
-				if _, ok := m.FindMicro(us); !ok {
-					b.Fatal("not found")
+			sent := 0
+			c.Route(events, func(i int) int64 { return sorted[i] }, func(part, from, to int) {
+				sent += to - from
+				for i := range targets[from:to] {
+					targets[from+i] = int32(part)
 				}
+			})
+			if sent != events || targets[events-1] != int32(c.Len()-1) {
+				b.Fatal("not found")
+			}
+		}
+	})
+	b.Run("spans", func(b *testing.B) { // what ingest needs: where one partition's events end
+		for b.Loop() {
+			sent := 0
+			c.Route(events, func(i int) int64 { return sorted[i] }, func(_, from, to int) { sent += to - from })
+			if sent != events {
+				b.Fatal("not found")
 			}
 		}
 	})
 	b.Run("search", func(b *testing.B) {
 		for b.Loop() {
-			for _, us := range sorted {
-				if c.index(us) < 0 {
+			for i, us := range sorted {
+				at := c.index(us)
+				if at < 0 {
 					b.Fatal("not found")
 				}
+				targets[i] = int32(at)
 			}
 		}
 	})
