@@ -27,7 +27,8 @@ UNION ALL
 SELECT k.confrelid, min('foreign key ' || quote_ident(k.conname) || ' of ' || k.conrelid::regclass)
 FROM pg_constraint k WHERE k.contype = 'f' AND k.confrelid = ANY ($1) AND k.conparentid = 0 GROUP BY 1`
 	stateSQL = `
-SELECT n.nspname, c.relname::text, c.relispartition, coalesce((SELECT h.inhdetachpending FROM pg_inherits h WHERE h.inhrelid = c.oid), false)
+SELECT n.nspname, c.relname::text, c.relispartition, coalesce((SELECT h.inhdetachpending FROM pg_inherits h WHERE h.inhrelid = c.oid), false),
+  coalesce((SELECT h.inhparent FROM pg_inherits h WHERE h.inhrelid = c.oid), $2), coalesce(pg_get_expr(c.relpartbound, 0), ''), coalesce(obj_description(c.oid, 'pg_class'), '')
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1`
 
 	snapshotsSQL = `
@@ -188,7 +189,7 @@ func (x *pruning) ddl(ctx context.Context, p Partition, what string, fn func(pgx
 // comment sets the comment of p and records events, in one transaction, if check (nil: none) allows it. p must still be what was planned.
 func (x *pruning) comment(ctx context.Context, p Partition, text string, events []Event, check func(context.Context, pgx.Tx, Partition) error) error {
 	return x.ddl(ctx, p, "mark", func(tx pgx.Tx) error {
-		if err := same(ctx, tx, p, p.State); err != nil {
+		if err := x.same(ctx, tx, p, p.State); err != nil {
 			return err
 		}
 		if _, err := tx.Exec(ctx, commentSQL(p, text)); err != nil {
@@ -370,11 +371,11 @@ func (x *pruning) drop(ctx context.Context, p Partition) error {
 		if _, err := tx.Exec(ctx, "LOCK TABLE ONLY "+p.Ident()+" IN ACCESS EXCLUSIVE MODE"); err != nil {
 			return err
 		}
-		if err := same(ctx, tx, p, Detached); err != nil {
+		if err := x.same(ctx, tx, p, Detached); err != nil {
 			return err
 		}
 		var err error
-		if rows, err = count(ctx, tx, p); err != nil {
+		if rows, err = x.countWithin(ctx, tx, p); err != nil {
 			return err
 		}
 		evidence, err := x.dropping(ctx, tx, p)
@@ -413,11 +414,13 @@ func (x *pruning) dropping(ctx context.Context, tx pgx.Tx, p Partition) (any, er
 	return evidence, err
 }
 
-// same makes sure that p's name still means p's table, in the state that is expected.
-func same(ctx context.Context, q Querier, p Partition, want State) error {
-	var schema, name string
+// same makes sure that p's name still means p's table, in the state that is expected and with p's range: that of the partition, or the one
+// noted in the mark of what is none any more.
+func (x *pruning) same(ctx context.Context, q Querier, p Partition, want State) error {
+	var schema, name, expr, comment string
 	var attached, pending bool
-	err := q.QueryRow(ctx, stateSQL, p.OID).Scan(&schema, &name, &attached, &pending)
+	var parent uint32
+	err := q.QueryRow(ctx, stateSQL, p.OID, x.d.Table.OID).Scan(&schema, &name, &attached, &pending, &parent, &expr, &comment)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return err
 	}
@@ -426,9 +429,26 @@ func same(ctx context.Context, q Querier, p Partition, want State) error {
 		state = DetachPending
 	} else if attached {
 		state = Attached
+	} else {
+		expr, _, _, _ = x.d.Table.readMark(comment)
 	}
-	if err != nil || schema != p.Schema || name != p.Name || state != want {
+	bounds, isDefault, bad := ParseBounds(expr, x.d.Table.Key.Kind)
+	if err != nil || bad != nil || schema != p.Schema || name != p.Name || state != want || parent != x.d.Table.OID || isDefault || !bounds.Equal(p.Bounds) {
 		return fault.New(fault.Refused, "run it again: it plans anew", "partition %s has changed since it was planned", p)
 	}
 	return nil
+}
+
+// countWithin counts the rows of a detached table, and refuses when some of them lie outside of the range that it had: then the table has
+// been something else in the meantime.
+func (x *pruning) countWithin(ctx context.Context, q Querier, p Partition) (rows int64, err error) {
+	var within int64
+	sql := fmt.Sprintf("SELECT count(*), count(*) FILTER (WHERE %s) FROM ONLY %s", x.d.Table.Key.within(p.Bounds), p.Ident())
+	if err := q.QueryRow(ctx, sql).Scan(&rows, &within); err != nil {
+		return 0, fmt.Errorf("count rows of %s: %w", p, err)
+	}
+	if rows != within {
+		return 0, fault.New(fault.Refused, "look at it: it was no longer a partition when they came", "table %s has %d rows outside of the range %s that it had", p, rows-within, p.Text())
+	}
+	return rows, nil
 }

@@ -61,7 +61,7 @@ func namesIn(ctx context.Context, q Querier, schema string, parts []Partition) (
 // move brings a detached table to its schema. Its mark stays, and the evidence knows it by its oid.
 func (x *pruning) move(ctx context.Context, p Partition) error {
 	err := x.ddl(ctx, p, "move", func(tx pgx.Tx) error {
-		if err := same(ctx, tx, p, Detached); err != nil {
+		if err := x.same(ctx, tx, p, Detached); err != nil {
 			return err
 		}
 		_, err := tx.Exec(ctx, moveSchemaSQL(p))
