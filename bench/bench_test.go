@@ -125,6 +125,8 @@ func setup(t *testing.T) *bench {
 	var err error
 	b.pg, err = embedded.StartPostgres(context.Background(), embedded.Options{Settings: map[string]string{
 		"shared_buffers": "512MB", "max_wal_size": "8GB", "checkpoint_timeout": "1h", "autovacuum": "off",
+		// The log tells waiting for locks from all else that makes clients wait.
+		"log_lock_waits": "on", "deadlock_timeout": "10ms", "log_line_prefix": "%a ",
 	}})
 	if err != nil {
 		t.Fatal(err)

@@ -5,8 +5,11 @@ package bench
 import (
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -32,6 +35,7 @@ type moment struct{ at, took time.Duration }
 // outcome is what the clients saw while the command ran.
 type outcome struct {
 	inserts, reads []time.Duration // sorted
+	locked         float64         // longest wait of a client for a lock in ms; 0: none of more than 10
 	took           time.Duration   // the command
 	failed         int             // transactions
 	failure, err   error           // the last of those; the command's
@@ -42,7 +46,7 @@ func worst(d []time.Duration) string {
 	if len(d) == 0 {
 		return "-"
 	}
-	return fmt.Sprintf("%s (%s) ms", milli(d[len(d)-1]), milli(d[len(d)*999/1000]))
+	return fmt.Sprintf("%s (%s)", milli(d[len(d)-1]), milli(d[len(d)*999/1000]))
 }
 
 func milli(d time.Duration) string {
@@ -85,7 +89,7 @@ func (b *bench) connect(database string) *pgx.Conn {
 		b.t.Fatal(err)
 	}
 	// Waiting for locks is measured, not waiting for the disk.
-	if _, err := conn.Exec(context.Background(), "SET synchronous_commit = off"); err != nil {
+	if _, err := conn.Exec(context.Background(), "SET synchronous_commit = off; SET application_name = 'client'"); err != nil {
 		b.t.Fatal(err)
 	}
 	return conn
@@ -123,6 +127,7 @@ func (b *bench) during(database string, w workload, command func() error) outcom
 		done.Go(func() { c.loop(begun, stop, do) })
 	}
 	time.Sleep(settle)
+	said := b.serverLog(0)
 	from := time.Since(begun)
 	err := command()
 	to := time.Since(begun)
@@ -130,7 +135,7 @@ func (b *bench) during(database string, w workload, command func() error) outcom
 	time.Sleep(settle)
 	close(stop)
 	done.Wait()
-	o := outcome{took: to - from, err: err}
+	o := outcome{took: to - from, err: err, locked: longestWait(b.serverLog(len(said)))}
 	for i, c := range clients {
 		o.failed += c.failed
 		if c.failure != nil {
@@ -149,6 +154,26 @@ func (b *bench) during(database string, w workload, command func() error) outcom
 	slices.Sort(o.inserts)
 	slices.Sort(o.reads)
 	return o
+}
+
+// serverLog is the server's log from an offset on.
+func (b *bench) serverLog(from int) string {
+	b.t.Helper()
+	raw, err := os.ReadFile(b.pg.LogFile())
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return string(raw[from:])
+}
+
+// longestWait is how long a client waited for a lock at most, in ms, as the server logged it.
+func longestWait(log string) (longest float64) {
+	waits := regexp.MustCompile(`(?m)^client LOG:  process \d+ acquired .* after ([\d.]+) ms$`)
+	for _, m := range waits.FindAllStringSubmatch(log, -1) {
+		ms, _ := strconv.ParseFloat(m[1], 64)
+		longest = max(longest, ms)
+	}
+	return longest
 }
 
 // openReader opens the transaction that stays open, and returns what ends it before its time.

@@ -26,7 +26,7 @@ func (c contender) after(sql string) contender {
 }
 
 // race runs the contenders under the same load and says what each did to it: the longest wait of a client (in brackets that of 99.9 % of the
-// transactions), how long the command took, and how many partitions there are more or less. Those of auditdb show in its column, the others in the
+// transactions), the longest wait for a lock as the server logged it, how long the command took, and how many partitions there are more or less. Those of auditdb show in its column, the others in the
 // baseline's. "%s" in the workload's statements is the table.
 func (b *bench) race(what, bar string, w workload, all []contender) []row {
 	var rows []row
@@ -62,7 +62,11 @@ func (b *bench) underLoad(w workload, c contender) string {
 	if w.read != "" {
 		figure += ", read " + worst(o.reads)
 	}
-	figure += fmt.Sprintf("; %.1f s", o.took.Seconds())
+	locks := "< 10"
+	if o.locked > 0 {
+		locks = fmt.Sprintf("%.0f", o.locked)
+	}
+	figure += fmt.Sprintf(" ms, for locks %s; %.1f s", locks, o.took.Seconds())
 	if after != before {
 		figure += fmt.Sprintf(", %+d partitions", after-before)
 	}
