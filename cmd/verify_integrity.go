@@ -17,7 +17,9 @@ import (
 
 // verifyDocuments lists the document of verify-integrity.
 func verifyDocuments() map[string]any {
-	return map[string]any{"verify-integrity": verifyDoc{}}
+	return map[string]any{
+		"verify-integrity": verifyDoc{}, "verify-integrity.prove": proveDoc{}, "verify-integrity.check-proof": checkProofDoc{},
+	}
 }
 
 // verifyDoc is auditdb.verify-integrity.v1.
@@ -61,6 +63,7 @@ func newVerifyIntegrityCmd(app *App) *cobra.Command {
 	o.maxDuration = durationFlag(f, "max-duration", 0, "stop after this time with what is done, exit 0 (0: never)")
 	f.BoolVar(&o.seal, "seal", false, "first take in rows that other applications wrote")
 	f.StringVar(&o.maxUnsealedAge, "max-unsealed-age", "", "unsealed rows older than this `SPAN` are an error (0h: any)")
+	cmd.AddCommand(newProveCmd(app), newCheckProofCmd(app))
 	return cmd
 }
 

@@ -306,3 +306,6 @@ func proofLines(text []byte) ([]string, error) {
 	}
 	return strings.Split(string(text[:len(text)-1]), "\n"), nil
 }
+
+// SaveProof writes a proof to a new file that only its owner may read: it may hold personal data. A file that exists is refused (6).
+func SaveProof(path string, text []byte) error { return createFile(path, text, 0o600) }
