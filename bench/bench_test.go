@@ -58,6 +58,7 @@ func groups() []group {
 		{"startup", "", (*bench).startup},
 		{"ingest", "", (*bench).ingest},
 		{"verify", "", (*bench).verify},
+		{"proof", "", (*bench).proof},
 		{"lookup", "partitions", (*bench).lookup},
 		{"create", "partitions", (*bench).create},
 		{"list", "partitions", (*bench).list},
@@ -136,7 +137,7 @@ func setup(t *testing.T) *bench {
 	b.auditdb = filepath.Join(b.dir, "auditdb")
 	b.must(exec.Command("go", "build", "-o", b.auditdb, ".."))
 	b.sql("postgres", "CREATE DATABASE template_audit")
-	b.must(b.cmd("template_audit", "integrity", "keygen", "-f", b.key()))
+	b.must(b.cmd("template_audit", "integrity", "keygen", "-f", b.key(), "--public", b.file("key.pub")))
 	b.must(b.cmd("template_audit", "migrate", "up"))
 	return b
 }

@@ -4,6 +4,7 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -205,15 +206,22 @@ func (b *bench) openReader(database string, w workload) (release func()) {
 	return sync.OnceFunc(func() { close(over); <-ended })
 }
 
-// process runs c as the command of during. What it says last is the error where it fails.
+// process runs c as the command of during. The error that it prints first is the reason where it fails.
 func process(c *exec.Cmd) func() error {
 	return func() error {
-		out, err := c.CombinedOutput()
-		if err != nil {
-			lines := strings.Split(strings.TrimSpace(string(out)), "\n")
-			return fmt.Errorf("%w: %s", err, lines[max(len(lines)-2, 0)])
+		var stderr strings.Builder
+		c.Stderr = &stderr
+		err := c.Run()
+		if err == nil {
+			return nil
 		}
-		return nil
+		for line := range strings.Lines(stderr.String()) {
+			if _, text, found := strings.Cut(line, "ERROR: "); found {
+				return errors.New(strings.TrimSpace(text))
+			}
+		}
+		line, _, _ := strings.Cut(stderr.String(), "\n")
+		return fmt.Errorf("%w: %s", err, line)
 	}
 }
 
@@ -221,10 +229,10 @@ func process(c *exec.Cmd) func() error {
 func (o outcome) note() string {
 	var text string
 	if o.err != nil {
-		text += fmt.Sprintf(", FAILED: %.100s", o.err)
+		text += fmt.Sprintf(", FAILED: %.70s", o.err)
 	}
 	if o.failed > 0 {
-		text += fmt.Sprintf(", %d transactions failed: %.100s", o.failed, o.failure)
+		text += fmt.Sprintf(", %d transactions failed: %.70s", o.failed, o.failure)
 	}
 	return text
 }

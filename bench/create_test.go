@@ -11,7 +11,6 @@ import (
 
 const (
 	batch = 50 // partitions that the script makes in one transaction
-	many  = 10_000
 
 	// eventsSQL is a table as applications have it, in a database that knows nothing of auditdb.
 	eventsSQL = `
@@ -110,7 +109,7 @@ func (b *bench) createMany(template, table, interval string, all []span) []row {
 // by hand in the catalog, in a database that nobody needs afterwards.
 func (b *bench) list() []row {
 	const each = 100
-	n := number("BENCH_LIST", many)
+	n := number("BENCH_LIST", 10_000)
 	var sql strings.Builder
 	sql.WriteString(eventsSQL + ";\n")
 	all := spans(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC), n, 0, 1)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"time"
 
 	"auditdb/internal/sample"
 )
@@ -59,6 +60,26 @@ func (b *bench) verify() []row {
 	return []row{
 		b.rate(`verify, 1 job / psql \copy (select *)`, one, base, "≥ 0.95x", "≤ 64 MB"),
 		b.rate(`verify, 2 jobs / psql \copy (select *)`, two, base, "≥ 1.25x", "≤ 64 MB"),
+	}
+}
+
+// proof proves events all over the table, each by a process of its own, and checks the proofs.
+func (b *bench) proof() []row {
+	b.loaded()
+	var prove, check []run
+	for i := range max(b.rounds, 10) {
+		id := b.ask("loaded", fmt.Sprintf(`SELECT id FROM public.audit_log WHERE "timestamp" >= '%s' ORDER BY "timestamp", id LIMIT 1`,
+			b.from.AddDate(0, 0, 10*i).Format(time.RFC3339)))
+		file := b.file(fmt.Sprintf("proof-%d", i))
+		prove = append(prove, b.measure(b.cmd("loaded", "verify-integrity", "prove", "--id", id, "-f", file)))
+		check = append(check, b.measure(exec.Command(b.auditdb, "verify-integrity", "check-proof", file, "--public-key", b.file("key.pub"))))
+	}
+	figure := func(rs []run) string {
+		return fmt.Sprintf("%.0f ms, %.0f MB", 1000*median(rs, wallSeconds), median(rs, peakMB))
+	}
+	return []row{
+		{name: fmt.Sprintf("prove one of %d events", b.events), figure: figure(prove), bar: "≤ 200 ms (of 10,000,000)"},
+		{name: "check-proof", figure: figure(check), bar: "≤ 50 ms"},
 	}
 }
 
