@@ -50,9 +50,10 @@ func newIngestCmd(app *App) *cobra.Command {
 			"into the partitions. Each batch is recorded in the integrity log as it commits; the last signed checkpoint is the receipt.\n" +
 			"The same source again, after a crash or grown since, adds what is missing; a source whose committed part has changed is refused\n" +
 			"(exit 6). An event whose event_uid and timestamp are there already counts as duplicate. Bad records go to --rejects.\n" +
-			"Files in a folder that are neither JSON nor CSV with a header of ours are named and left out.",
+			"--mapping FILE takes events of any shape: docs/mapping.md. Files in a folder that are neither JSON nor CSV with a header of ours are named and left out.",
 		Example: "  auditdb ingest events.ndjson.gz\n  auditdb ingest --mapping cloudtrail --create-partitions /var/log/cloudtrail\n" +
-			"  auditdb ingest --source app-1 --rejects bad.ndjson - < events.ndjson\n  auditdb ingest --dry-run events.csv -o json",
+			"  auditdb ingest --source app-1 --rejects bad.ndjson - < events.ndjson\n" +
+			"  auditdb ingest --mapping pgaudit --time-zone Europe/Paris /var/log/postgresql\n  auditdb ingest --mapping ./firewall.yaml --dry-run fw.log\n  auditdb ingest --dry-run events.csv -o json",
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.limited = cmd.Flags().Changed("max-rejects")
@@ -65,10 +66,10 @@ func newIngestCmd(app *App) *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&o.table, "table", "public.audit_log", "the `TABLE` to load into")
 	f.StringVar(&o.format, "format", "", "ndjson, json or csv (default: by content)")
-	f.StringVar(&o.mapping, "mapping", ingest.MappingNative, "how records become events: native or cloudtrail")
+	f.StringVar(&o.mapping, "mapping", ingest.MappingNative, "native, cloudtrail, kubernetes, github, pgaudit, or a mapping `FILE` such as ./mine.yaml")
 	f.StringArrayVar(&o.set, "set", nil, "give every event this `COLUMN=VALUE` (repeatable)")
 	f.StringVar(&o.unknown, "unknown", "reject", "native keys that are no column: reject the record, or put them into details")
-	f.StringVar(&o.timeZone, "time-zone", "", "`ZONE` of native timestamps that name none (default: reject them)")
+	f.StringVar(&o.timeZone, "time-zone", "", "`ZONE` of timestamps that name none, or by an abbreviation (default: reject them)")
 	f.StringVar(&o.source, "source", "", "the source's `NAME` (default: its absolute path; needed for -)")
 	f.BoolVar(&o.create, "create-partitions", false, "make the partitions that events need, at most 48 hours ahead")
 	f.StringVar(&o.rejects, "rejects", "", "`FILE` to put bad records into; of one over 16 MiB the beginning, marked \"truncated\": true")

@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"context"
 	"bytes"
 	"cmp"
 	"crypto/rand"
@@ -36,6 +37,8 @@ type batch struct {
 	order   []int32 // the rows to insert, by time and then by place in the input
 	bad     []badEvent
 	dropped int // duplicates within the batch and of events in the table
+
+	unselected int // records that the mapping does not take
 	block   int64
 	leaves  []byte // 32 bytes for each of order
 	shares  []share
@@ -70,17 +73,22 @@ type preparer struct {
 }
 
 // prepare maps every record of c into b.
-func (p *preparer) prepare(b *batch, c *chunk) error {
+func (p *preparer) prepare(ctx context.Context, b *batch, c *chunk) error {
 	b.reset(c)
 	if err := b.refillSalts(len(c.records)); err != nil {
 		return err
 	}
 	now := audit.TimestampMicros(p.now())
 	for i := range c.records {
-		reason := p.take(b, i, now)
-		if reason == "" {
+		err := p.take(ctx, b, i, now)
+		if err == nil {
 			continue
 		}
+		if errors.Is(err, errUnselected) {
+			b.unselected++
+			continue
+		}
+		reason := err.Error()
 		if i == len(c.records)-1 && c.open && c.records[i].over == nil {
 			b.records--
 			reason = "the source ends within the record: " + reason
@@ -93,22 +101,22 @@ func (p *preparer) prepare(b *batch, c *chunk) error {
 	return nil
 }
 
-// take maps record i; a reason says why it cannot be taken.
-func (p *preparer) take(b *batch, i int, now int64) (reason string) {
+// take maps record i; the error says why it cannot be taken.
+func (p *preparer) take(ctx context.Context, b *batch, i int, now int64) error {
 	c := b.chunk
 	if over := c.records[i].over; over != nil {
-		return over.reason()
+		return badRecord(over.reason())
 	}
 	p.event.reset()
-	err := c.src.mapper.mapRecord(&p.event, c.record(i))
-	if err == nil {
-		err = p.fixed.complete(&p.event, now)
+	p.event.note = c.notes[i]
+	if err := c.src.mapper.mapRecord(ctx, &p.event, c.record(i)); err != nil {
+		return err
 	}
-	if err != nil {
-		return err.Error()
+	if err := p.fixed.complete(&p.event, now); err != nil {
+		return err
 	}
 	b.add(&p.event, i)
-	return ""
+	return nil
 }
 
 func (b *batch) reset(c *chunk) {
@@ -118,7 +126,7 @@ func (b *batch) reset(c *chunk) {
 	}
 	b.arena, b.rows, b.order, b.bad = b.arena[:0], b.rows[:0], b.order[:0], b.bad[:0]
 	b.leaves, b.shares, b.outside = b.leaves[:0], b.shares[:0], b.outside[:0]
-	b.dropped, b.block, b.hasUID = 0, 0, false
+	b.dropped, b.unselected, b.block, b.hasUID = 0, 0, 0, false
 }
 
 func (b *batch) refillSalts(n int) error {

@@ -58,7 +58,7 @@ func BenchmarkPure(b *testing.B) {
 			if end != nil && !errors.Is(end, io.EOF) {
 				b.Fatal(end)
 			}
-			if err := p.prepare(&bt, &c); err != nil {
+			if err := p.prepare(b.Context(), &bt, &c); err != nil {
 				b.Fatal(err)
 			}
 			if len(bt.bad) > 0 {

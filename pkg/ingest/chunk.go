@@ -11,6 +11,7 @@ type chunk struct {
 	limit   int      // bytes of raw after which it is full
 	raw     []byte   // the records, each followed by a line end
 	records []placed // where they are
+	notes   map[int][]byte // what later records say about some of these
 	open    bool     // the input ended before the last record's terminator
 }
 
@@ -32,7 +33,10 @@ func (c *chunk) reset(src *source, first int64) {
 	c.clear()
 }
 
-func (c *chunk) clear() { c.raw, c.records = c.raw[:0], c.records[:0] }
+func (c *chunk) clear() {
+	c.raw, c.records = c.raw[:0], c.records[:0]
+	clear(c.notes)
+}
 
 // read appends the next record.
 func (c *chunk) read(sp splitter) error {

@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"context"
 	"bytes"
 )
 
@@ -9,16 +10,11 @@ import (
 // is stored.
 type cloudTrail struct{}
 
-func (cloudTrail) mapRecord(e *event, rec []byte) error {
-	out, err := e.canon.Append(e.scratch, rec)
-	if err != nil {
+func (cloudTrail) mapRecord(_ context.Context, e *event, rec []byte) error {
+	if err := e.takeWhole(rec); err != nil {
 		return err
 	}
-	e.scratch = out
-	e.details = out[:len(out):len(out)]
-	if e.details[0] != '{' {
-		return badRecord("the record is not a JSON object")
-	}
+	e.details = e.record
 	var f trailFields
 	f.read(e)
 	return f.fill(e)

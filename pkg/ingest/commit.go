@@ -283,7 +283,7 @@ func (c *committer) once(ctx context.Context, b *batch, readBack bool) (out outc
 
 // counts are the batch's share of the report.
 func (b *batch) counts(rejects []Reject) Counts {
-	n := Counts{Inserted: int64(len(b.order)), Duplicate: int64(b.dropped), Rejected: int64(len(rejects))}
+	n := Counts{Skipped: int64(b.unselected), Unselected: int64(b.unselected), Inserted: int64(len(b.order)), Duplicate: int64(b.dropped), Rejected: int64(len(rejects))}
 	n.Read = n.Inserted + n.Duplicate + n.Rejected
 	return n
 }
@@ -451,5 +451,6 @@ func (c *committer) lookUp(ctx context.Context, b *batch) (outcome, bool, error)
 	b.chunk.src.known(rng.source)
 	out := outcome{counts: Counts{Inserted: int64(rng.inserted), Duplicate: int64(rng.duplicate), Rejected: int64(rng.rejected)}, rejects: b.rejects()}
 	out.counts.Read = out.counts.Inserted + out.counts.Duplicate + out.counts.Rejected
+	out.counts.Skipped, out.counts.Unselected = int64(b.unselected), int64(b.unselected)
 	return out, true, nil
 }

@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"context"
 	"bytes"
 	"fmt"
 	"time"
@@ -63,7 +64,7 @@ func newNativeCSV(header []byte, local *time.Location, unknown bool) (*nativeCSV
 	return m, nil
 }
 
-func (m *nativeCSV) mapRecord(e *event, rec []byte) error {
+func (m *nativeCSV) mapRecord(_ context.Context, e *event, rec []byte) error {
 	if !utf8.Valid(rec) {
 		return badRecord("invalid UTF-8")
 	}

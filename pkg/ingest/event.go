@@ -1,6 +1,8 @@
 package ingest
 
 import (
+	"context"
+	"errors"
 	"time"
 
 	"auditdb/pkg/audit"
@@ -17,6 +19,11 @@ type event struct {
 	details []byte              // canonical JSON; nil: NULL
 	scratch []byte
 	canon   audit.Canonicalizer
+
+	record  []byte   // the whole record in canonical text
+	slots   [][]byte // of a mapping: the values that its paths lead to
+	jqInput any      // the record as jq expressions see it
+	note    []byte   // what a later record says about this one
 }
 
 // keepScratch bounds the memory that one huge record leaves behind.
@@ -24,6 +31,7 @@ const keepScratch = 1 << 20
 
 func (e *event) reset() {
 	e.hasTime, e.hasLat, e.details = false, false, nil
+	e.record, e.jqInput, e.note = nil, nil, nil
 	e.text, e.given = [columnCount][]byte{}, [columnCount]bool{}
 	if cap(e.scratch) > keepScratch {
 		e.scratch = nil
@@ -31,9 +39,12 @@ func (e *event) reset() {
 	e.scratch = e.scratch[:0]
 }
 
-// mapper turns a record's bytes into an event. An error is a badRecord or a *audit.JSONError.
+// errUnselected says that a record is none of those that the mapping takes: it is passed over, not rejected.
+var errUnselected = errors.New("not selected")
+
+// mapper turns a record's bytes into an event. An error is a badRecord, a *audit.JSONError or errUnselected.
 type mapper interface {
-	mapRecord(e *event, record []byte) error
+	mapRecord(ctx context.Context, e *event, record []byte) error
 }
 
 // fixed holds what is the same for every event of a run.

@@ -50,7 +50,7 @@ func readAll(t *testing.T, content []byte, format, mapping string, slow bool) (r
 		for end == nil && len(c.records) < 100 {
 			end = c.read(rd.split)
 		}
-		if err := p.prepare(&b, &c); err != nil {
+		if err := p.prepare(t.Context(), &b, &c); err != nil {
 			t.Fatal(err)
 		}
 		if err := b.seal(h, func(int64) *leaf { return whole }, 0); err != nil {
@@ -277,7 +277,7 @@ func TestPreparingAllocatesNothing(t *testing.T) { //nolint:paralleltest // coun
 	}
 	var b batch
 	if n := testing.AllocsPerRun(10, func() {
-		if err := p.prepare(&b, &c); err != nil {
+		if err := p.prepare(t.Context(), &b, &c); err != nil {
 			t.Fatal(err)
 		}
 		if err := b.seal(h, func(int64) *leaf { return whole }, 0); err != nil {

@@ -3,6 +3,7 @@ package ingest
 import (
 	"crypto/sha256"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -15,6 +16,9 @@ import (
 const (
 	MappingNative     = "native"     // keys are column names
 	MappingCloudTrail = "cloudtrail" // AWS CloudTrail records
+	MappingKubernetes = "kubernetes" // Kubernetes audit events
+	MappingGitHub     = "github"     // GitHub's audit log
+	MappingPgAudit    = "pgaudit"    // PostgreSQL's csvlog with the lines of pgaudit
 )
 
 // mappingVersion goes into the digest that a source keeps: a source begun under other rules is not gone on with.
@@ -22,27 +26,58 @@ const mappingVersion = 1
 
 // Mapping says how records become events.
 type Mapping struct {
-	Name             string         // a preset
+	Name             string         // a preset, or the name of a mapping file without its folder
 	UnknownToDetails bool           // native: unknown keys go into details instead of rejecting the record
-	Local            *time.Location // native: zone of timestamps that name none; nil rejects them
+	Local            *time.Location // zone of timestamps that name none; nil rejects them
 	set              [columnCount][]byte
 	latency          *int32
+	prog             *program // nil: a preset that is not made of one
+	text             []byte   // of a mapping file
 }
 
-// ParseMapping checks the name of a mapping and the COLUMN=VALUE settings, which win over what events say.
+// ParseMapping takes the name of a preset or the path of a mapping file, and COLUMN=VALUE settings, which win over what events say. A
+// mapping file is compiled; what is wrong in it is named with its line and column.
 func ParseMapping(name string, settings []string) (Mapping, error) {
 	m := Mapping{Name: name}
+	var err error
 	switch name {
-	case MappingNative, MappingCloudTrail:
+	case MappingNative, MappingCloudTrail, MappingPgAudit:
+	case MappingKubernetes, MappingGitHub:
+		m.prog, err = preset(name)
 	default:
-		return m, fault.New(fault.Usage, "the mappings are native and cloudtrail; mapping files are not supported yet", "unknown mapping %q", name)
+		if !strings.ContainsAny(name, "./"+string(filepath.Separator)) {
+			return m, fault.New(fault.Usage, "the mappings are native, cloudtrail, kubernetes, github, pgaudit and mapping files such as ./mine.yaml", "unknown mapping %q", name)
+		}
+		m.Name = filepath.Base(name)
+		m.text, m.prog, err = readMapping(name)
+	}
+	if err != nil {
+		return m, err
 	}
 	for _, s := range settings {
 		if err := m.setColumn(s); err != nil {
 			return m, err
 		}
 	}
-	return m, nil
+	return m, m.complete(name)
+}
+
+// complete makes sure that a mapping file gives the columns that no event can do without.
+func (m *Mapping) complete(file string) error {
+	if m.prog == nil {
+		return nil
+	}
+	for _, c := range []column{colAction, colStatus} {
+		if m.set[c] == nil && !m.prog.gives(c) {
+			return fault.New(fault.Config, mappingHint, "%s: the column %s is missing", file, c.name())
+		}
+	}
+	return nil
+}
+
+// readsCSV tells the mappings that take CSV: mapping files see a record as an object of the header's names.
+func (m *Mapping) readsCSV() bool {
+	return m.Name == MappingNative || m.Name == MappingPgAudit || m.text != nil
 }
 
 func (m *Mapping) setColumn(setting string) error {
@@ -72,8 +107,13 @@ func (m *Mapping) setColumn(setting string) error {
 }
 
 func (m *Mapping) newMapper() mapper {
-	if m.Name == MappingCloudTrail {
+	switch {
+	case m.prog != nil:
+		return mapped{m.prog, m.Local}
+	case m.Name == MappingCloudTrail:
 		return cloudTrail{}
+	case m.Name == MappingPgAudit:
+		return &pgAudit{local: m.Local}
 	}
 	return &native{local: m.Local, unknown: m.UnknownToDetails}
 }
@@ -81,7 +121,11 @@ func (m *Mapping) newMapper() mapper {
 // digest identifies the mapping with everything that changes what it gives.
 func (m *Mapping) digest() []byte {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s %d\nunknown %t\n", m.Name, mappingVersion, m.UnknownToDetails)
+	name := m.Name
+	if m.text != nil { // wherever the file lies and whatever it is called
+		name = fmt.Sprintf("file %x", sha256.Sum256(m.text))
+	}
+	fmt.Fprintf(&b, "%s %d\nunknown %t\n", name, mappingVersion, m.UnknownToDetails)
 	if m.Local != nil {
 		fmt.Fprintf(&b, "zone %s\n", m.Local)
 	}

@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"context"
 	"math"
 	"strconv"
 	"time"
@@ -14,7 +15,7 @@ type native struct {
 	unknown bool           // put unknown keys into details
 }
 
-func (m *native) mapRecord(e *event, rec []byte) error {
+func (m *native) mapRecord(_ context.Context, e *event, rec []byte) error {
 	w := objectWalk{rec: rec}
 	var extra []byte
 	for {

@@ -20,6 +20,9 @@ type reading struct {
 	split  splitter
 	first  []byte // the source's first bytes
 	record int64  // number of the next record, from 1
+
+	watch *errorWatch // nil: no record says anything about another
+	held  *chunk      // with a watch: the last chunk, until what follows it was seen
 }
 
 // readSource reads one source to its end and sends what is not committed yet as chunks. An error of class data ends the source only.
@@ -104,7 +107,23 @@ func (r *run) leaveOut(s *source, why *foreignError) {
 	r.mu.Unlock()
 }
 
+// all reads the source from its beginning to its end.
 func (rd *reading) all(ctx context.Context) error {
+	err := rd.everything(ctx)
+	if c := rd.held; c != nil {
+		rd.held = nil
+		if err != nil && fault.ClassOf(err) != fault.Data {
+			rd.run.chunks <- c
+			return err
+		}
+		if sendErr := rd.run.send(ctx, c); sendErr != nil {
+			return sendErr
+		}
+	}
+	return err
+}
+
+func (rd *reading) everything(ctx context.Context) error {
 	if err := rd.begin(); err != nil {
 		return err
 	}
@@ -145,27 +164,49 @@ func (rd *reading) begin() error {
 	}
 	var err error
 	guessed := format == ""
+	if format == "" && rd.run.opts.Mapping.Name == MappingPgAudit {
+		format = FormatCSV
+	}
 	if rd.split, format, err = newSplitter(rd.win, format); err != nil {
 		return err
 	}
-	if guessed && rd.src.found && format == FormatCSV && (rd.run.opts.Mapping.Name != MappingNative || !isHeader(rd.win.ahead(detectWithin))) {
-		return &foreignError{"its content is neither JSON nor CSV with a header that names a column"}
+	if reason := rd.foreign(format); guessed && rd.src.found && reason != "" {
+		return &foreignError{reason}
 	}
 	if known.id != 0 && known.format != format {
 		return errChanged(rd.src.Name, "it was read as "+known.format)
 	}
 	known.format = format
+	if rd.run.opts.Mapping.Name == MappingPgAudit {
+		rd.watch = newErrorWatch()
+	}
 	rd.src.head = newHead(nil)
 	rd.src.mapper, err = rd.mapper(format)
 	return err
 }
 
+// foreign says why the content of a file in a folder is none that the mapping reads, "" where it may be.
+func (rd *reading) foreign(format string) string {
+	m := &rd.run.opts.Mapping
+	switch {
+	case m.Name == MappingPgAudit && !isCSVLog(rd.first):
+		return "its content is no csvlog of PostgreSQL"
+	case format != FormatCSV || m.Name == MappingPgAudit:
+		return ""
+	case m.prog != nil && m.readsCSV() && m.prog.readsHeader(rd.win.ahead(detectWithin)):
+		return ""
+	case m.Name != MappingNative || !isHeader(rd.win.ahead(detectWithin)):
+		return "its content is neither JSON nor CSV with a header that names a column"
+	}
+	return ""
+}
+
 func (rd *reading) mapper(format string) (mapper, error) {
-	m := rd.run.opts.Mapping
-	if format != FormatCSV {
+	m := &rd.run.opts.Mapping
+	if format != FormatCSV || m.Name == MappingPgAudit {
 		return m.newMapper(), nil
 	}
-	if m.Name != MappingNative {
+	if !m.readsCSV() {
 		return nil, fault.New(fault.Data, "--mapping native reads CSV", "it looks like CSV, which mapping %s does not read", m.Name)
 	}
 	header, rec, err := rd.split.next(nil)
@@ -178,6 +219,9 @@ func (rd *reading) mapper(format string) (mapper, error) {
 		return nil, fault.New(fault.Data, "", "CSV header: %s", rec.oversize.reason())
 	}
 	rd.src.header = header
+	if m.prog != nil {
+		return newCSVObjects(header, mapped{m.prog, m.Local})
+	}
 	return newNativeCSV(header, m.Local, m.UnknownToDetails)
 }
 
@@ -195,6 +239,7 @@ func (rd *reading) skip(ctx context.Context, done doneRange) error {
 			return err
 		}
 		h.Write(c.raw)
+		rd.watch.observe(nil, 0, c.record(0))
 		rd.record++
 	}
 	if !bytes.Equal(h.Sum(nil), done.sum) {
@@ -221,7 +266,7 @@ func (rd *reading) fresh(ctx context.Context, last int64) error {
 			rd.run.chunks <- c
 			return end
 		}
-		if err := rd.run.send(ctx, c); err != nil {
+		if err := rd.pass(ctx, c); err != nil {
 			return err
 		}
 		if end != nil {
@@ -231,12 +276,25 @@ func (rd *reading) fresh(ctx context.Context, last int64) error {
 	return nil
 }
 
+// pass sends a chunk; with a watch the one before it.
+func (rd *reading) pass(ctx context.Context, c *chunk) error {
+	if rd.watch != nil {
+		if c, rd.held = rd.held, c; c == nil {
+			return nil
+		}
+		rd.watch.forget(c)
+	}
+	return rd.run.send(ctx, c)
+}
+
 // fill reads records until the chunk is full.
 func (rd *reading) fill(c *chunk, last int64) error {
 	for rd.record <= last && len(c.records) < rd.run.opts.BatchRows && len(c.raw) < c.limit {
 		if err := c.read(rd.split); err != nil {
 			return err
 		}
+		last := len(c.records) - 1
+		rd.watch.observe(c, last, c.record(last))
 		if rd.record == 1 {
 			rd.src.head = newHead(rd.first[:min(int64(len(rd.first)), rd.win.offset)])
 		}

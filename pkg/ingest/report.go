@@ -6,18 +6,21 @@ import (
 	"auditdb/pkg/integrity"
 )
 
-// Counts says what became of records. Read = Inserted + Duplicate + Rejected; Skipped ones were committed by an earlier run.
+// Counts says what became of records. Read = Inserted + Duplicate + Rejected; Skipped ones were committed by an earlier run, or are
+// none of those that the mapping takes.
 type Counts struct {
-	Read      int64 `json:"read"`
-	Skipped   int64 `json:"skipped"`
-	Inserted  int64 `json:"inserted"`
-	Duplicate int64 `json:"duplicate"`
-	Rejected  int64 `json:"rejected"`
+	Read       int64 `json:"read"`
+	Skipped    int64 `json:"skipped"`
+	Unselected int64 `json:"unselected"` // of the skipped ones: not selected by the mapping
+	Inserted   int64 `json:"inserted"`
+	Duplicate  int64 `json:"duplicate"`
+	Rejected   int64 `json:"rejected"`
 }
 
 func (c *Counts) add(o Counts) {
 	c.Read += o.Read
 	c.Skipped += o.Skipped
+	c.Unselected += o.Unselected
 	c.Inserted += o.Inserted
 	c.Duplicate += o.Duplicate
 	c.Rejected += o.Rejected

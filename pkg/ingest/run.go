@@ -133,8 +133,10 @@ func newRun(ctx context.Context, o Options) (*run, error) {
 	switch {
 	case settings.encoding != "UTF8":
 		return nil, fault.New(fault.Usage, "auditdb needs a database with encoding UTF8", "the database's encoding is %s", settings.encoding)
-	case o.Format == FormatCSV && o.Mapping.Name != MappingNative:
+	case o.Format == FormatCSV && !o.Mapping.readsCSV():
 		return nil, fault.New(fault.Usage, "leave --format out, or use --mapping native", "mapping %s does not read CSV", o.Mapping.Name)
+	case o.Format != "" && o.Format != FormatCSV && o.Mapping.Name == MappingPgAudit:
+		return nil, fault.New(fault.Usage, "set log_destination = csvlog, and leave --format out", "mapping pgaudit reads PostgreSQL's csvlog, not %s", o.Format)
 	case !settings.blockIDs:
 		return nil, fault.New(fault.Usage, "insert its rows with SQL and seal them: auditdb integrity seal", "table %s has no room for block ids (its id is an integer): it cannot be ingested into", o.Table)
 	case settings.integrity && o.Log == nil:
@@ -150,10 +152,14 @@ func newRun(ctx context.Context, o Options) (*run, error) {
 	if o.Log != nil {
 		o.Log = o.Log.Waiting(lockWait)
 	}
+	held := 0
+	if o.Mapping.Name == MappingPgAudit {
+		held = 1 // by the reader, see reading.pass
+	}
 	r := &run{
 		lockWait: lockWait, opts: o, db: o.DB, mappingSum: o.Mapping.digest(), tableID: tableID, ident: o.Table.Ident(), seed: maphash.MakeSeed(),
 		table:  &integrity.Table{ID: tableID, OID: o.Table.OID, Schema: o.Table.Schema, Name: o.Table.Name, KeyColumn: colTimestamp.name(), Format: audit.AuditLog()},
-		chunks: make(chan *chunk, 2*o.Jobs+1), batches: make(chan *batch, 2*o.Jobs), read: make(chan *chunk), ready: make(chan *batch),
+		chunks: make(chan *chunk, 2*o.Jobs+1+held), batches: make(chan *batch, 2*o.Jobs), read: make(chan *chunk), ready: make(chan *batch),
 	}
 	if o.Log != nil {
 		if err := postgres.Retry(ctx, r.retry(), func(ctx context.Context) error { return o.Log.Check(ctx, o.DB) }); err != nil {
@@ -303,7 +309,7 @@ func (r *run) prepareOne(ctx context.Context, p *preparer, c *chunk) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	if err := p.prepare(b, c); err != nil {
+	if err := p.prepare(ctx, b, c); err != nil {
 		return err
 	}
 	var err error
