@@ -30,6 +30,7 @@ func (db *DB) sessionSettings() []setting {
 		{"extra_float_digits", "1", 0},
 		{"bytea_output", "hex", 0},
 		{"default_transaction_isolation", "read committed", 0},
+		{"jit", "off", 0}, // compiling a query of a catalog with thousands of partitions takes longer than the query
 		{"statement_timeout", milliseconds(db.opts.StatementTimeout), 0},
 		{"lock_timeout", milliseconds(db.opts.LockTimeout), 0},
 		{"idle_in_transaction_session_timeout", milliseconds(10 * time.Minute), 0},
