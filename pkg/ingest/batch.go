@@ -1,9 +1,9 @@
 package ingest
 
 import (
-	"context"
 	"bytes"
 	"cmp"
+	"context"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
@@ -39,16 +39,16 @@ type batch struct {
 	dropped int // duplicates within the batch and of events in the table
 
 	unselected int // records that the mapping does not take
-	block   int64
-	leaves  []byte // 32 bytes for each of order
-	shares  []share
-	outside []int32                   // rows that no partition takes
-	whyNot  func(at time.Time) string // why none was made for a row of outside; nil: none was to be made
-	hasUID  bool
-	entries []integrity.Entry // of the shares, when the table's integrity is on
-	atLog   bool              // its transaction has come to the log
-	salts   []byte
-	seen    map[uint64]int32
+	block      int64
+	leaves     []byte // 32 bytes for each of order
+	shares     []share
+	outside    []int32                   // rows that no partition takes
+	whyNot     func(at time.Time) string // why none was made for a row of outside; nil: none was to be made
+	hasUID     bool
+	entries    []integrity.Entry // of the shares, when the table's integrity is on
+	atLog      bool              // its transaction has come to the log
+	salts      []byte
+	seen       map[uint64]int32
 }
 
 // badEvent is a record that was rejected.

@@ -7,12 +7,12 @@ import (
 // chunk is a run of consecutive records of one source, as bytes.
 type chunk struct {
 	src     *source
-	first   int64    // number of its first record, from 1
-	limit   int      // bytes of raw after which it is full
-	raw     []byte   // the records, each followed by a line end
-	records []placed // where they are
+	first   int64          // number of its first record, from 1
+	limit   int            // bytes of raw after which it is full
+	raw     []byte         // the records, each followed by a line end
+	records []placed       // where they are
 	notes   map[int][]byte // what later records say about some of these
-	open    bool     // the input ended before the last record's terminator
+	open    bool           // the input ended before the last record's terminator
 }
 
 // placed is a record's place.

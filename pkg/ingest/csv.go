@@ -1,8 +1,8 @@
 package ingest
 
 import (
-	"context"
 	"bytes"
+	"context"
 	"fmt"
 	"time"
 	"unicode/utf8"

@@ -58,7 +58,7 @@ func readAll(t *testing.T, content []byte, format, mapping string, slow bool) (r
 		}
 		records += len(c.records)
 		bad = append(bad, b.bad...)
-		if len(b.order)+b.dropped+len(b.bad) != len(c.records) {
+		if len(b.order)+b.dropped+b.unselected+len(b.bad) != len(c.records) {
 			t.Fatalf("%d records became %d rows, %d duplicates and %d rejects", len(c.records), len(b.order), b.dropped, len(b.bad))
 		}
 		checkStream(t, &b)

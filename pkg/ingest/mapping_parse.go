@@ -413,4 +413,3 @@ func cutPath(text string) (path, rest string, ok bool) {
 	}
 	return "", "", false
 }
-

@@ -21,7 +21,9 @@ func namedLayout(name string) timeLayout {
 	case "rfc3339":
 		return parseTimestamp
 	case "rfc3339_nano":
-		return func(text []byte, local *time.Location) (int64, error) { return parseTimestamp(cutFraction(text), local) }
+		return func(text []byte, local *time.Location) (int64, error) {
+			return parseTimestamp(cutFraction(text), local)
+		}
 	case "unix":
 		return epoch(6, false)
 	case "unix_ms":
