@@ -1,7 +1,7 @@
--- The audited events, and the guard against accidents on them.
+-- The audited events, and the guard against accidents on them. A table of exactly this shape may be there: partition adopt has made it.
 
 -- +goose Up
-CREATE TABLE public.audit_log (
+CREATE TABLE IF NOT EXISTS public.audit_log (
   id                   bigint      GENERATED ALWAYS AS IDENTITY (MINVALUE 1 MAXVALUE 1099511627775 CACHE 1 NO CYCLE),
   "timestamp"          timestamptz NOT NULL,
   recorded_at          timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -38,9 +38,9 @@ COMMENT ON COLUMN public.audit_log.salt IS 'hides the personal fields of an eras
 COMMENT ON COLUMN public.audit_log.event_uid IS 'the source''s own unique id, for finding duplicates';
 COMMENT ON COLUMN public.audit_log.hash IS 'written by older applications; kept, never trusted';
 
-CREATE INDEX audit_log_id_brin ON public.audit_log USING brin (id int8_minmax_multi_ops);
-CREATE INDEX audit_log_principal_idx ON public.audit_log (principal_id, "timestamp");
-CREATE UNIQUE INDEX audit_log_event_uid_key ON public.audit_log (event_uid, "timestamp") WHERE event_uid IS NOT NULL;
+CREATE INDEX IF NOT EXISTS audit_log_id_brin ON public.audit_log USING brin (id int8_minmax_multi_ops);
+CREATE INDEX IF NOT EXISTS audit_log_principal_idx ON public.audit_log (principal_id, "timestamp");
+CREATE UNIQUE INDEX IF NOT EXISTS audit_log_event_uid_key ON public.audit_log (event_uid, "timestamp") WHERE event_uid IS NOT NULL;
 
 -- +goose StatementBegin
 CREATE FUNCTION auditdb.guard() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog AS $$
@@ -53,8 +53,8 @@ BEGIN
 END $$;
 -- +goose StatementEnd
 COMMENT ON FUNCTION auditdb.guard() IS 'a guard against accidents: a superuser can disable it, which verify-integrity is for';
-CREATE TRIGGER audit_log_guard BEFORE UPDATE OR DELETE ON public.audit_log FOR EACH ROW EXECUTE FUNCTION auditdb.guard();
-CREATE TRIGGER audit_log_guard_truncate BEFORE TRUNCATE ON public.audit_log FOR EACH STATEMENT EXECUTE FUNCTION auditdb.guard();
+CREATE OR REPLACE TRIGGER audit_log_guard BEFORE UPDATE OR DELETE ON public.audit_log FOR EACH ROW EXECUTE FUNCTION auditdb.guard();
+CREATE OR REPLACE TRIGGER audit_log_guard_truncate BEFORE TRUNCATE ON public.audit_log FOR EACH STATEMENT EXECUTE FUNCTION auditdb.guard();
 
 -- Applications write the event's columns and read back what identifies it; they see nothing else. Nobody has grants on partitions here.
 GRANT INSERT ("timestamp", processing_latency, action, status, principal_id, organization_id, target_resource_type, target_resource_id,

@@ -142,11 +142,19 @@ func refuseUp(f facts, have map[int64]time.Time) error {
 		return fault.New(fault.Config, "upgrade the server", "migrate: PostgreSQL 14 or newer is needed, the server has %d", f.versionNum/10000)
 	case f.inRecovery:
 		return fault.New(fault.Unavailable, "name the primary", "migrate: the server is a hot standby, which cannot be changed")
+	case len(have) == 0 && f.own && !slices.ContainsFunc(f.taken, func(name string) bool { return !strings.HasPrefix(name, "public.") }):
+		return nil // partition adopt has made it
 	case len(have) == 0 && len(f.taken) > 0:
-		return fault.New(fault.Refused, "rename what is in the way first, indexes included (ALTER TABLE … RENAME TO …, ALTER INDEX … RENAME TO …); no row is touched by that",
+		return fault.New(fault.Refused, "auditdb partition adopt public.audit_log takes the rows of an older table over; or rename what is in the way first, indexes included (ALTER TABLE … RENAME TO …, ALTER INDEX … RENAME TO …); no row is touched by that",
 			"migrate: %s exists already and was not made by auditdb", strings.Join(f.taken, ", "))
 	}
 	return nil
+}
+
+// Prepare makes the roles and schemas that the first migration needs, and nothing else.
+func Prepare(ctx context.Context, db *postgres.DB, wait time.Duration) error {
+	_, err := locked(ctx, db, wait, func(ctx context.Context) (Result, error) { return Result{}, prepare(ctx, db) })
+	return err
 }
 
 // Up applies the pending versions, oldest first, under a session lock: of two runs at once the second one waits, then finds nothing to do.

@@ -38,7 +38,14 @@ SELECT pg_catalog.current_setting('server_version_num')::int, pg_catalog.pg_is_i
   EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'auditdb' AND c.relname = 'goose_db_version'),
   ARRAY(SELECT n.nspname || '.' || c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
         WHERE n.nspname = 'public' AND c.relname IN ('audit_log', 'audit_log_pkey', 'audit_log_id_brin', 'audit_log_principal_idx', 'audit_log_event_uid_key')
-           OR n.nspname = 'auditdb' AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND c.relname NOT LIKE 'goose\_db\_version%' ORDER BY n.nspname DESC, c.relname)`
+           OR n.nspname = 'auditdb' AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND c.relname NOT LIKE 'goose\_db\_version%' ORDER BY n.nspname DESC, c.relname),
+  coalesce((SELECT c.relkind = 'p' AND pg_catalog.pg_get_userbyid(c.relowner) = 'auditdb_admin' AND pg_catalog.pg_get_partkeydef(c.oid) = 'RANGE ("timestamp")'
+      AND ARRAY(SELECT a.attname || ' ' || pg_catalog.format_type(a.atttypid, a.atttypmod) || CASE WHEN a.attnotnull THEN ' not null' ELSE '' END || CASE WHEN a.attidentity = 'a' THEN ' always' ELSE '' END
+            FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum) = $2::text[]
+      AND ARRAY(SELECT k.conname::text FROM pg_catalog.pg_constraint k WHERE k.conrelid = c.oid AND k.contype IN ('p', 'c') ORDER BY 1) = ARRAY['audit_log_finite', 'audit_log_keys_short', 'audit_log_pkey']
+      AND ARRAY(SELECT i.relname::text FROM pg_catalog.pg_index x JOIN pg_catalog.pg_class i ON i.oid = x.indexrelid WHERE x.indrelid = c.oid ORDER BY 1)
+        = ARRAY['audit_log_event_uid_key', 'audit_log_id_brin', 'audit_log_pkey', 'audit_log_principal_idx']
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'public' AND c.relname = 'audit_log'), false)`
 
 	appliedSQL = `
 SELECT version_id, tstamp AT TIME ZONE 'UTC' FROM (
@@ -51,6 +58,15 @@ WHERE is_applied ORDER BY version_id`
 // roleNames are the cluster-wide roles that the schema grants to.
 func roleNames() []string {
 	return []string{adminRole, "auditdb_ingest", "auditdb_writer", "auditdb_reader", "auditdb_verifier"}
+}
+
+// auditLogColumns describes the columns of public.audit_log, in order.
+func auditLogColumns() []string {
+	return []string{
+		"id bigint not null always", "timestamp timestamp with time zone not null", "recorded_at timestamp with time zone not null", "salt uuid", "processing_latency integer", "action text not null", "status text not null",
+		"principal_id text", "organization_id text", "target_resource_type text", "target_resource_id text", "outcome_description text", "correlation_id text", "event_uid text", "data_classification text",
+		"retention_policy text", "event_version text", "hash text", "hash_algorithm text", "ttl text", "archived_at timestamp with time zone", "details jsonb",
+	}
 }
 
 // facts are what has to be known of a database before the first migration.
@@ -68,6 +84,7 @@ type facts struct {
 	adminInSchema bool
 	versionTable  bool
 	taken         []string // names that the first migrations want and something has
+	own           bool     // public.audit_log is just as the first migration would make it
 }
 
 type querier interface {
@@ -77,8 +94,8 @@ type querier interface {
 
 func loadFacts(ctx context.Context, q querier) (facts, error) {
 	var f facts
-	err := q.QueryRow(ctx, factsSQL, roleNames()).Scan(&f.versionNum, &f.inRecovery, &f.user, &f.database, &f.missingRoles, &f.canBeAdmin, &f.verifierReads,
-		&f.adminCreates, &f.noUsage, &f.schema, &f.adminInSchema, &f.versionTable, &f.taken)
+	err := q.QueryRow(ctx, factsSQL, roleNames(), auditLogColumns()).Scan(&f.versionNum, &f.inRecovery, &f.user, &f.database, &f.missingRoles, &f.canBeAdmin, &f.verifierReads,
+		&f.adminCreates, &f.noUsage, &f.schema, &f.adminInSchema, &f.versionTable, &f.taken, &f.own)
 	if err != nil {
 		return facts{}, fmt.Errorf("look at the database before migrating: %w", err)
 	}
