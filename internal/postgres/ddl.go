@@ -14,9 +14,11 @@ import (
 )
 
 const (
+	// DefaultLockTimeout is how long an attempt at a table lock takes where nothing else is said.
+	DefaultLockTimeout = 100 * time.Millisecond
+
 	ddlFirstPause   = 50 * time.Millisecond
 	ddlMaxPause     = 2 * time.Second
-	defaultLockWait = 100 * time.Millisecond
 	queryShapeLimit = 60
 )
 
@@ -33,7 +35,7 @@ type DDLOptions struct {
 // fn must be safe to repeat, since a failed attempt was rolled back.
 func (db *DB) DDL(ctx context.Context, o DDLOptions, fn func(pgx.Tx) error) error {
 	if o.LockTimeout <= 0 {
-		o.LockTimeout = defaultLockWait
+		o.LockTimeout = DefaultLockTimeout
 	}
 	if o.What == "" {
 		o.What = "change the table"

@@ -1,16 +1,8 @@
 package postgres_test
 
 import (
-	"context"
-	"fmt"
-	"os"
-	"os/exec"
-	"os/user"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -25,58 +17,7 @@ import (
 // pgbouncer starts a PgBouncer before server and returns the address of database through it.
 func pgbouncer(t *testing.T, server *embedded.Postgres, database, mode string, settings ...string) string {
 	t.Helper()
-	program, err := exec.LookPath("pgbouncer")
-	if err != nil {
-		program = "/usr/sbin/pgbouncer"
-	}
-	dir, err := os.MkdirTemp("/tmp", "auditdb-pgbouncer-") //nolint:usetesting // another user must reach it, and a socket's name is short
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	lines := append([]string{
-		"[databases]",
-		fmt.Sprintf("* = host=%s port=%d user=postgres", server.Dir(), server.Port()),
-		"[pgbouncer]",
-		"listen_port = 6432",
-		"unix_socket_dir = " + dir,
-		"auth_type = any",
-		"logfile = " + filepath.Join(dir, "log"),
-		"pool_mode = " + mode,
-	}, settings...)
-	config := filepath.Join(dir, "pgbouncer.ini")
-	if err := os.WriteFile(config, []byte(strings.Join(lines, "\n")+"\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), program, config)
-	if os.Geteuid() == 0 { // it refuses to run as root
-		u, err := user.Lookup("postgres")
-		if err != nil {
-			t.Fatal(err)
-		}
-		uid, _ := strconv.Atoi(u.Uid)
-		gid, _ := strconv.Atoi(u.Gid)
-		if err := os.Chown(dir, uid, gid); err != nil {
-			t.Fatal(err)
-		}
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		_ = cmd.Wait()
-	})
-	address := fmt.Sprintf("postgres://postgres@/%s?host=%s&port=6432&sslmode=disable", database, dir)
-	eventually(t, "PgBouncer answers", func() bool {
-		conn, err := pgx.Connect(t.Context(), address)
-		if err != nil {
-			return false
-		}
-		return conn.Close(t.Context()) == nil
-	})
-	return address
+	return pgtest.PgBouncer(t, server, mode, settings...)(database)
 }
 
 func databaseOf(t *testing.T, address string) string {

@@ -268,7 +268,7 @@ func missingGrant(t Table, message string) string {
 	case strings.Contains(message, "role") || strings.Contains(message, "owner"):
 		return fmt.Sprintf("partitions belong to the owner of %s: GRANT %s TO the user that connects", t, owner)
 	case what == "table":
-		return fmt.Sprintf("the user that connects needs rights: GRANT %s TO it, or SELECT, UPDATE and DELETE ON %s", owner, pgx.Identifier{name}.Sanitize())
+		return fmt.Sprintf("the user that connects needs rights: GRANT SELECT, UPDATE, DELETE ON %s TO it, or GRANT %s TO it", pgx.Identifier{name}.Sanitize(), owner)
 	}
 	return fmt.Sprintf("the owner of %s needs rights: GRANT USAGE, CREATE ON SCHEMA %s TO %s", t, pgx.Identifier{t.Schema}.Sanitize(), owner)
 }

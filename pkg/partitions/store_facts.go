@@ -2,10 +2,15 @@ package partitions
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"auditdb/internal/fault"
+	"auditdb/internal/postgres"
 )
 
 // The roles that get rights on the leaves of a table with integrity on.
@@ -327,7 +332,7 @@ func countDefaultRows(ctx context.Context, q Querier, t Table, byDefault Partiti
 		byDefault.Ident(), t.Key.within(Bounds{From: ranges[0].From, To: ranges[len(ranges)-1].To}))
 	rows, err := q.Query(ctx, sql)
 	if err != nil {
-		return nil, fmt.Errorf("count rows of %s: %w", byDefault, err)
+		return nil, explainRead(t, "count rows of "+byDefault.String(), err)
 	}
 	var bucket int
 	var n int64
@@ -338,7 +343,16 @@ func countDefaultRows(ctx context.Context, q Querier, t Table, byDefault Partiti
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("count rows of %s: %w", byDefault, err)
+		return nil, explainRead(t, "count rows of "+byDefault.String(), err)
 	}
 	return counts, nil
+}
+
+// explainRead says of a read that the server has refused what to grant.
+func explainRead(t Table, what string, err error) error {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && pg.Code == postgres.InsufficientPrivilege {
+		return fault.New(fault.Permission, missingGrant(t, pg.Message), "%s: %w", what, err)
+	}
+	return fmt.Errorf("%s: %w", what, err)
 }

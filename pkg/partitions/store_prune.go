@@ -368,7 +368,7 @@ func (x *pruning) outside(ctx context.Context, p Partition, sql string, lockTime
 func (x *pruning) drop(ctx context.Context, p Partition) error {
 	var rows int64
 	err := x.ddl(ctx, p, "drop", func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "LOCK TABLE ONLY "+p.Ident()+" IN ACCESS EXCLUSIVE MODE"); err != nil {
+		if err := x.lock(ctx, tx, p); err != nil {
 			return err
 		}
 		if err := x.same(ctx, tx, p, Detached); err != nil {

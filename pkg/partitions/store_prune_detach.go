@@ -61,6 +61,9 @@ func namesIn(ctx context.Context, q Querier, schema string, parts []Partition) (
 // move brings a detached table to its schema. Its mark stays, and the evidence knows it by its oid.
 func (x *pruning) move(ctx context.Context, p Partition) error {
 	err := x.ddl(ctx, p, "move", func(tx pgx.Tx) error {
+		if err := x.lock(ctx, tx, p); err != nil {
+			return err
+		}
 		if err := x.same(ctx, tx, p, Detached); err != nil {
 			return err
 		}
@@ -73,6 +76,27 @@ func (x *pruning) move(ctx context.Context, p Partition) error {
 		}
 	}
 	return err
+}
+
+// lock locks a detached table for tx, after autovacuum has given way.
+func (x *pruning) lock(ctx context.Context, tx pgx.Tx, p Partition) error {
+	for _, l := range []struct {
+		patience time.Duration
+		mode     string
+	}{{x.vacuumPatience(ctx), "SHARE UPDATE EXCLUSIVE"}, {x.w.o.LockTimeout, "ACCESS EXCLUSIVE"}} {
+		if err := postgres.SetLockTimeout(ctx, tx, l.patience); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, "LOCK TABLE ONLY "+p.Ident()+" IN "+l.mode+" MODE"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// vacuumPatience is as long as autovacuum takes to give way, or what is left of Options.Wait.
+func (x *pruning) vacuumPatience(ctx context.Context) time.Duration {
+	return max(min(vacuumPatience, postgres.Patience(ctx, x.w.o.Wait)), x.w.o.LockTimeout)
 }
 
 // stopVacuum has autovacuum give way, if it is at work on a table that detaching op's partition needs: it does so only for who waits longer
@@ -91,7 +115,7 @@ func (x *pruning) stopVacuum(ctx context.Context, op pruneOp) error {
 		if !slices.ContainsFunc(busy, func(b postgres.Blocker) bool { return b.Backend == postgres.Autovacuum }) {
 			continue
 		}
-		o := postgres.DDLOptions{LockTimeout: vacuumPatience, Role: x.d.role(p), What: "wait for autovacuum of " + p.String()}
+		o := postgres.DDLOptions{LockTimeout: x.vacuumPatience(ctx), Role: x.d.role(p), What: "wait for autovacuum of " + p.String()}
 		err = x.w.o.DB.DDL(ctx, o, func(tx pgx.Tx) error {
 			_, err := tx.Exec(ctx, "LOCK TABLE ONLY "+p.Ident()+" IN SHARE UPDATE EXCLUSIVE MODE")
 			return err

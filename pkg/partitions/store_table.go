@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"auditdb/internal/fault"
 	"auditdb/internal/postgres"
@@ -63,10 +64,27 @@ func ResolveToRead(ctx context.Context, db *postgres.DB, name string) (Table, er
 		t, err = readTable(ctx, tx, oid)
 		return err
 	})
+	if postgres.SQLState(err) == postgres.InsufficientPrivilege {
+		err = explainLookUp(ctx, db, err)
+	}
 	if err != nil {
 		return Table{}, fmt.Errorf("table %s: %w", name, err)
 	}
 	return t, nil
+}
+
+// explainLookUp says what to grant where a table may not be looked up: the right to use its schema.
+func explainLookUp(ctx context.Context, db *postgres.DB, err error) error {
+	var pg *pgconn.PgError
+	user, unknown := currentUser(ctx, db.Pool())
+	if !errors.As(err, &pg) || unknown != nil {
+		return err
+	}
+	schema, ok := strings.CutPrefix(pg.Message, "permission denied for schema ")
+	if !ok {
+		return err
+	}
+	return fault.New(fault.Permission, "GRANT USAGE ON SCHEMA "+pgx.Identifier{schema}.Sanitize()+" TO "+pgx.Identifier{user}.Sanitize(), "%w", err)
 }
 
 // lookUp returns the oid of name, 0 when there is none.

@@ -19,7 +19,7 @@ type Options struct {
 	Ledger      Ledger           // nil: keep no evidence
 	Lock        LockFunc         // nil: the database's advisory lock alone
 	Now         func() time.Time // the clock
-	LockTimeout time.Duration    // one attempt at a table lock
+	LockTimeout time.Duration    // one attempt at a table lock; 0: postgres.DefaultLockTimeout
 	Wait        time.Duration    // waiting for other runs and all attempts at table locks together
 	Log         *slog.Logger     // nil: no log
 }
@@ -31,6 +31,9 @@ type Worker struct{ o Options }
 func NewWorker(o Options) *Worker {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.LockTimeout <= 0 {
+		o.LockTimeout = postgres.DefaultLockTimeout
 	}
 	w := &Worker{o: o}
 	if w.o.Lock == nil {
