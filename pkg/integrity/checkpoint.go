@@ -29,11 +29,33 @@ func checkpointText(origin string, size int64, root tlog.Hash) string {
 
 // signCheckpoint makes the checkpoint of a log under the keys' origin.
 func (k *Keys) signCheckpoint(size int64, root tlog.Hash) (Checkpoint, error) {
-	signed, err := note.Sign(&note.Note{Text: checkpointText(k.origin, size, root)}, k.signer)
+	return k.signWith(size, root, k.signer)
+}
+
+// signWith makes a checkpoint with the signatures of several keys.
+func (k *Keys) signWith(size int64, root tlog.Hash, signers ...note.Signer) (Checkpoint, error) {
+	signed, err := note.Sign(&note.Note{Text: checkpointText(k.origin, size, root)}, signers...)
 	if err != nil {
 		return Checkpoint{}, fmt.Errorf("sign checkpoint: %w", err)
 	}
 	return Checkpoint{Origin: k.origin, Size: size, Root: base64.StdEncoding.EncodeToString(root[:]), Note: string(signed)}, nil
+}
+
+// signAll makes the checkpoint of a log with the signatures of all keys at hand that count: whoever has only an older public key can
+// verify it too.
+func (k *Keys) signAll(size int64, root tlog.Hash, ctl control) (Checkpoint, error) {
+	var signers []note.Signer
+	signing := k
+	for _, one := range k.all() {
+		if _, ok := ctl.keys[one.id]; !ok || one.origin != ctl.origin {
+			continue
+		}
+		if len(signers) == 0 {
+			signing = one
+		}
+		signers = append(signers, one.signer)
+	}
+	return signing.signWith(size, root, signers...)
 }
 
 // ParseCheckpoint reads a signed checkpoint without checking its signatures (see PublicKey.Verify). Lines after the first three of

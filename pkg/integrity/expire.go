@@ -86,7 +86,7 @@ func (l *Log) expirable(places []storedLeaves) (expirable, error) {
 
 // setOf returns what an authenticated batch or seal record says about its leaf set.
 func (l *Log) setOf(st storedLeaves) (LeafRoot, error) {
-	if st.record == nil || !l.keys.CheckMAC([]byte(st.record.text), st.record.mac) {
+	if st.record == nil || !l.keys.checkRecord(st.record) {
 		return LeafRoot{}, brokenLog("record %d cannot be authenticated", st.seq)
 	}
 	r, err := Parse([]byte(st.record.text))

@@ -45,6 +45,7 @@ type Keys struct {
 	public ed25519.PublicKey
 	signer note.Signer
 	pub    *PublicKey
+	older  []*Keys // further keys of the file: those before, for verifying and for signatures while they count
 }
 
 // Generate makes new keys from the system's random source. origin names the log in its checkpoints (C2SP: a schema-less URL such
@@ -132,7 +133,64 @@ func (k *Keys) Check() string { return k.check }
 func (k *Keys) Public() *PublicKey { return k.pub }
 
 // WithOrigin returns the same keys for a log of another name.
-func (k *Keys) WithOrigin(origin string) (*Keys, error) { return deriveKeys(origin, k.seed) }
+func (k *Keys) WithOrigin(origin string) (*Keys, error) {
+	out, err := deriveKeys(origin, k.seed)
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range k.older {
+		if o.origin == k.origin {
+			if o, err = deriveKeys(origin, o.seed); err != nil {
+				return nil, err
+			}
+		}
+		out.older = append(out.older, o)
+	}
+	return out, nil
+}
+
+// all lists the keys of a file, the one that writes first.
+func (k *Keys) all() []*Keys { return append([]*Keys{k}, k.older...) }
+
+// find returns the key of an id, nil where the file does not have it.
+func (k *Keys) find(id string) *Keys {
+	for _, o := range k.all() {
+		if o.id == id {
+			return o
+		}
+	}
+	return nil
+}
+
+// checkRecord tells whether a record's MAC was made by the key that it names, which must be at hand.
+func (k *Keys) checkRecord(r *storedRecord) bool {
+	one := k.find(r.keyID)
+	return one != nil && one.CheckMAC([]byte(r.text), r.mac)
+}
+
+// Next makes new keys for the log: they write from their key record on, the ones before stay for verifying. An empty origin keeps the
+// log's name.
+func (k *Keys) Next(origin string) (*Keys, error) {
+	if origin == "" {
+		origin = k.origin
+	}
+	next, err := Generate(origin)
+	if err != nil {
+		return nil, err
+	}
+	next.older = k.all()
+	return next, nil
+}
+
+// before returns the keys as they were before Next: the older ones, the newest of them writing.
+func (k *Keys) before() *Keys {
+	if len(k.older) == 0 {
+		return nil
+	}
+	old := *k.older[0]
+	old.older = append([]*Keys{k}, k.older[1:]...)
+	return &old
+}
 
 // MAC returns HMAC-SHA256 of a record's text under the log's MAC key.
 func (k *Keys) MAC(record []byte) [sha256.Size]byte {
@@ -156,6 +214,14 @@ func (k *Keys) GoString() string { return k.String() }
 
 // Encode returns the text of the key file. It is the secret.
 func (k *Keys) Encode() []byte {
+	var out []byte
+	for _, one := range k.all() {
+		out = append(out, one.encode()...)
+	}
+	return out
+}
+
+func (k *Keys) encode() []byte {
 	return fmt.Appendf(nil, `# auditdb integrity key: secret, keep it off the database host and back it up
 # key id %s
 # check %s
@@ -178,23 +244,34 @@ func ParseKeys(text []byte) (*Keys, error) {
 			continue
 		}
 		rest, ok := strings.CutPrefix(line, secretPrefix)
-		if !ok || keys != nil {
-			return nil, fault.New(fault.Config, hint, "not an integrity key file: want one line that begins with %s", secretPrefix)
+		if !ok {
+			return nil, fault.New(fault.Config, hint, "not an integrity key file: want lines that begin with %s", secretPrefix)
 		}
 		origin, seed64, _ := strings.Cut(rest, "+")
 		seed, err := base64.StdEncoding.Strict().DecodeString(seed64)
 		if err != nil || len(seed) != seedSize {
 			return nil, fault.New(fault.Config, hint, "damaged integrity key file: the secret is not %d bytes of base64", seedSize)
 		}
-		if keys, err = deriveKeys(origin, [seedSize]byte(seed)); err != nil {
+		one, err := deriveKeys(origin, [seedSize]byte(seed))
+		switch {
+		case err != nil:
 			return nil, err
+		case check != "" && check != one.check:
+			return nil, fault.New(fault.Config, "restore the file from its backup", "damaged integrity key file: its check value does not fit the secret")
+		case keys == nil:
+			keys = one
+		case keys.find(one.id) != nil:
+			return nil, fault.New(fault.Config, "restore the file from its backup", "damaged integrity key file: it has key %s twice", one.id)
+		default:
+			keys.older = append(keys.older, one)
 		}
+		check = ""
 	}
 	if keys == nil {
 		return nil, fault.New(fault.Config, hint, "not an integrity key file: it has no key")
 	}
-	if check != "" && check != keys.check {
-		return nil, fault.New(fault.Config, "restore the file from its backup", "damaged integrity key file: its check value does not fit the secret")
+	if check != "" {
+		return nil, fault.New(fault.Config, "restore the file from its backup", "damaged integrity key file: a check value without its secret")
 	}
 	return keys, nil
 }
@@ -205,6 +282,9 @@ func LoadKeys(path string) (*Keys, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, fault.New(fault.Unavailable, "check integrity.key_file", "read integrity key: %w", err)
+	}
+	if info.IsDir() {
+		return nil, fault.New(fault.Config, "name the file itself", "integrity key %s is a folder", path)
 	}
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
 		return nil, fault.New(fault.Config, "chmod 600 "+path, "integrity key %s has mode %04o: others may read it", path, mode)

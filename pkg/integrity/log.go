@@ -3,13 +3,12 @@ package integrity
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
 
 	"auditdb/internal/fault"
@@ -87,8 +86,11 @@ type Log struct {
 	keys *Keys
 	wait time.Duration // for the log's lock
 
-	mu   sync.Mutex
+	mu        sync.Mutex
+	anyServer bool // it is about to be said that the log goes on here
+
 	tail tail // the log's end after the last append of this process, whether it was committed or not
+	ctl  control
 }
 
 // tail is a known end of the log.
@@ -98,12 +100,12 @@ type tail struct {
 }
 
 // NewLog returns a log that authenticates with keys.
-func NewLog(keys *Keys) *Log { return &Log{keys: keys, wait: defaultLockWait} }
+func NewLog(keys *Keys) *Log { return &Log{keys: keys, wait: defaultLockWait, ctl: newControl()} }
 
 // Waiting returns the same log, whose appends wait at most that long for the log's lock, but at least a second: whoever holds it is
 // usually about to commit.
 func (l *Log) Waiting(wait time.Duration) *Log {
-	return &Log{keys: l.keys, wait: max(wait, minLockWait), tail: l.known()}
+	return &Log{keys: l.keys, wait: max(wait, minLockWait), tail: l.known(), ctl: l.knownControl()}
 }
 
 // Held makes an error of class locked, which names the holder, of one that says that the log's lock was not to be had in time. Any
@@ -134,15 +136,19 @@ func (l *Log) Append(ctx context.Context, tx pgx.Tx, at time.Time, entries []Ent
 	if err != nil {
 		return Appended{}, fmt.Errorf("lock the integrity log: %w", err)
 	}
-	cur, err := l.accept(end, known)
+	ctl, err := l.controlAt(ctx, tx, end)
 	if err != nil {
 		return Appended{}, err
 	}
-	first, err := l.opening(ctx, tx, end, entries)
+	cur, err := l.accept(end, known, ctl)
 	if err != nil {
 		return Appended{}, err
 	}
-	w := writer{keys: l.keys, at: at.UTC().Truncate(time.Microsecond), edge: cur.edge}
+	first, err := l.opening(ctx, tx, end, ctl, entries)
+	if err != nil {
+		return Appended{}, err
+	}
+	w := writer{keys: l.keys, ctl: ctl, at: at.UTC().Truncate(time.Microsecond), edge: cur.edge}
 	for _, e := range append(first, entries...) {
 		if err := w.add(e); err != nil {
 			return Appended{}, err
@@ -169,16 +175,50 @@ func (l *Log) Append(ctx context.Context, tx pgx.Tx, at time.Time, entries []Ent
 // Check tells beforehand whether Append would be refused: with a key or an origin that is not the log's, or at a damaged end. It takes
 // no lock and writes nothing.
 func (l *Log) Check(ctx context.Context, db *postgres.DB) error {
+	_, _, err := l.look(ctx, db)
+	return err
+}
+
+// look reads the log's end without its lock, and decides as an append would.
+func (l *Log) look(ctx context.Context, db *postgres.DB) (cur tail, ctl control, err error) {
 	var end logEnd
-	err := db.TxWith(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) (err error) {
-		end, err = readTail(ctx, tx)
+	err = db.TxWith(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) (err error) {
+		if end, err = readTail(ctx, tx); err != nil {
+			return fmt.Errorf("read the end of the integrity log: %w", err)
+		}
+		ctl, err = l.controlAt(ctx, tx, end)
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("read the end of the integrity log: %w", err)
+		return tail{}, ctl, err
 	}
-	_, err = l.accept(end, tail{})
-	return err
+	cur, err = l.accept(end, tail{}, ctl)
+	return cur, ctl, err
+}
+
+// controlAt returns what the log says about its keys and its server at an end, from memory where nothing has changed.
+func (l *Log) controlAt(ctx context.Context, tx pgx.Tx, end logEnd) (control, error) {
+	known := l.knownControl()
+	if end.size == 0 {
+		return newControl(), nil
+	}
+	if known.last == end.control {
+		return known, nil
+	}
+	ctl, err := l.readControl(ctx, tx)
+	if err != nil {
+		return ctl, err
+	}
+	l.mu.Lock()
+	l.ctl = ctl
+	l.mu.Unlock()
+	return ctl, nil
+}
+
+func (l *Log) knownControl() control {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ctl
 }
 
 func (l *Log) known() tail {
@@ -200,15 +240,15 @@ func tableIDs(entries []Entry) []int16 {
 }
 
 // accept decides whether the end of the log that the database shows may be extended with our keys, and returns its right edge.
-func (l *Log) accept(end logEnd, known tail) (tail, error) {
+func (l *Log) accept(end logEnd, known tail, ctl control) (tail, error) {
 	if end.isolation != "read committed" {
 		return tail{}, fault.New(fault.Internal, "", "append to the integrity log: the transaction is %s, not read committed", end.isolation)
 	}
 	if end.size == 0 {
 		return tail{}, nil
 	}
-	if end.keyID != l.keys.id {
-		return tail{}, wrongKey(end.keyID, l.keys.id)
+	if err := ctl.mayExtend(l.keys, end.server, l.anyServer); err != nil {
+		return tail{}, err
 	}
 	if end.checkpointSize != end.size {
 		return tail{}, brokenLog("it has %d records, its newest checkpoint covers %d", end.size, end.checkpointSize)
@@ -216,13 +256,13 @@ func (l *Log) accept(end logEnd, known tail) (tail, error) {
 	if known.edge.size == end.size && known.root == end.root {
 		return known, nil
 	}
-	cp, root, err := l.keys.pub.Verify(end.note)
+	cp, err := ctl.verify(end.note)
 	if err != nil {
-		var unknown *note.UnverifiedNoteError
-		if c, _, perr := ParseCheckpoint(end.note); errors.As(err, &unknown) && perr == nil && c.Origin != l.keys.origin {
-			return tail{}, fault.New(fault.Config, "set integrity.origin to the log's own name", "the integrity log's origin is %q, the configured one %q", c.Origin, l.keys.origin)
-		}
-		return tail{}, brokenLog("its newest checkpoint is not signed by key %s", l.keys.id)
+		return tail{}, brokenLog("its newest checkpoint is not signed by one of its keys")
+	}
+	_, root, err := ParseCheckpoint(end.note)
+	if err != nil {
+		return tail{}, brokenLog("%v", err)
 	}
 	cur, err := newEdge(end.size, end.edge)
 	if err != nil {
@@ -239,7 +279,7 @@ func brokenLog(format string, args ...any) error {
 }
 
 // opening returns the entries that must come first: genesis and key in an empty log, columns and partitions of new tables.
-func (l *Log) opening(ctx context.Context, tx pgx.Tx, end logEnd, entries []Entry) ([]Entry, error) {
+func (l *Log) opening(ctx context.Context, tx pgx.Tx, end logEnd, ctl control, entries []Entry) ([]Entry, error) {
 	var first []Entry
 	if end.size == 0 {
 		g, err := readGenesis(ctx, tx)
@@ -248,6 +288,9 @@ func (l *Log) opening(ctx context.Context, tx pgx.Tx, end logEnd, entries []Entr
 		}
 		g.Origin = l.keys.origin
 		first = append(first, Entry{Body: &g}, Entry{Body: &Key{KeyID: l.keys.id, Check: l.keys.check, Public: l.keys.pub.Encode()}})
+	}
+	if end.size > 0 && end.server.timeline != ctl.timeline && !slices.ContainsFunc(entries, func(e Entry) bool { return e.Body.Kind() == KindRecovery }) {
+		first = append(first, Entry{Body: &Recovery{Event: EventTimeline, Origin: ctl.origin, System: ctl.system, Timeline: end.server.timeline}})
 	}
 	done := map[int16]bool{}
 	for _, id := range end.touched {

@@ -170,6 +170,7 @@ const (
 // Recovery says where the log went on after the server under it had changed.
 type Recovery struct {
 	Event    string
+	After    int64  // loss: how many records the log surely has in common with the one that is lost; else 0
 	Size     int64  // loss: the largest external checkpoint that is given up; else 0
 	Origin   string // the log's name from here on
 	System   uint64 // the server's system identifier from here on
@@ -182,9 +183,10 @@ func (*Recovery) Kind() Kind { return KindRecovery }
 
 func (b *Recovery) lines(c *codec) {
 	c.oneOf("event", &b.Event, EventLoss, EventFork, EventMoved, EventTimeline)
+	c.count("after", &b.After)
 	c.count("size", &b.Size)
-	if c.err == nil && (b.Event == EventLoss) != (b.Size > 0) {
-		c.fail("event %s with size %d", b.Event, b.Size)
+	if c.err == nil && ((b.Event == EventLoss) != (b.Size > 0) || b.After > b.Size) {
+		c.fail("event %s after %d, size %d", b.Event, b.After, b.Size)
 	}
 	c.str("origin", &b.Origin)
 	c.uint64("system", &b.System)

@@ -42,7 +42,7 @@ func exampleRecords() []Record {
 		&Restore{Table: 1, Partition: history, OID: 0, Generation: 1, Rows: 4, Root: [32]byte{14}},
 		&Hold{ID: 3, Event: EventAdded, Commit: [32]byte{15}},
 		&Policy{Table: 1, Name: "base", Event: EventSet, Definition: "keep 2555d"},
-		&Recovery{Event: EventLoss, Size: 20, Origin: keys.Origin(), System: 7412345678901234567, Timeline: 2, Reason: "failover of 1 March"},
+		&Recovery{Event: EventLoss, After: 15, Size: 20, Origin: keys.Origin(), System: 7412345678901234567, Timeline: 2, Reason: "failover of 1 March"},
 		&Revoke{KeyID: keys.ID(), Reason: "laptop lost"},
 	}
 	out := make([]Record, len(bodies))

@@ -8,8 +8,7 @@ import (
 
 // logState is what the log says should be in the database, after its records up to some point.
 type logState struct {
-	genesis *Genesis
-	keys    []Key
+	control control
 	tables  map[int16]*tableState
 }
 
@@ -60,7 +59,9 @@ type detachedSets struct {
 	sets []int64
 }
 
-func newLogState() *logState { return &logState{tables: map[int16]*tableState{}} }
+func newLogState() *logState {
+	return &logState{control: newControl(), tables: map[int16]*tableState{}}
+}
 
 func (s *logState) table(id int16) *tableState {
 	t := s.tables[id]
@@ -83,12 +84,8 @@ func (t *tableState) part(ref PartitionRef) *partState {
 // apply takes in the next record.
 func (s *logState) apply(r Record) {
 	switch b := r.Body.(type) {
-	case *Genesis:
-		if s.genesis == nil {
-			s.genesis = b
-		}
-	case *Key:
-		s.keys = append(s.keys, *b)
+	case *Genesis, *Key, *Revoke, *Recovery:
+		s.control.apply(r)
 	case *Format:
 		s.table(b.Table).setFormat(b)
 	case *Partition:

@@ -18,7 +18,6 @@ import (
 // logEnd is the end of the log as the database has it.
 type logEnd struct {
 	size           int64
-	keyID          string // of the last record
 	isolation      string
 	durable        bool // synchronous_commit is on or better
 	checkpointSize int64
@@ -26,6 +25,8 @@ type logEnd struct {
 	note           string
 	edge           [][]byte // empty when the caller's known end is still the end
 	touched        []int16  // those of the asked tables that the log knows
+	control        int64    // the newest record about keys or servers; -1: none
+	server         identity
 }
 
 // logLock is the name of the advisory lock that serialises appends.
@@ -45,15 +46,58 @@ SELECT set_config('lock_timeout', $2::text, true), set_config('enable_seqscan', 
 // sqlTail reads the end of the log. The indexes of the right edge follow from the size: for each bit k of it the full subtree of level
 // k is node (size>>k)-1, stored at index 2m - popcount(m) + k, where m = ((size>>k)<<k) - 1 is its last record (tlog.StoredHashIndex).
 const sqlTail = `
-SELECT s.n, coalesce((SELECT l.key_id FROM auditdb.log l WHERE l.seq = s.n - 1), ''),
+SELECT s.n,
        current_setting('transaction_isolation'), current_setting('synchronous_commit') IN ('on', 'remote_apply'),
        coalesce(c.size, 0), coalesce(c.root, ''), coalesce(c.note, ''),
        CASE WHEN c.size = $1 AND c.root = $2 THEN '{}' ELSE ARRAY(
          SELECT (SELECT h.hash FROM auditdb.log_hash h WHERE h.idx = 2 * (((s.n >> k) << k) - 1) - bit_count((((s.n >> k) << k) - 1)::bit(64)) + k)
          FROM generate_series(0, 62) k WHERE (s.n >> k) & 1 = 1 ORDER BY k DESC) END,
-       ARRAY(SELECT t FROM unnest($3::smallint[]) t WHERE (SELECT p.seq FROM auditdb.log_partition p WHERE p.table_id = t LIMIT 1) IS NOT NULL)
+       ARRAY(SELECT t FROM unnest($3::smallint[]) t WHERE (SELECT p.seq FROM auditdb.log_partition p WHERE p.table_id = t LIMIT 1) IS NOT NULL),
+       coalesce((SELECT max(l.seq) FROM auditdb.log l WHERE ` + controlRecords + `), -1),
+       (SELECT i.system_identifier FROM pg_control_system() i), ` + sqlTimeline + `
 FROM (SELECT coalesce(max(seq), -1) + 1 AS n FROM auditdb.log) s
 LEFT JOIN LATERAL (SELECT size, root, note FROM auditdb.checkpoint ORDER BY size DESC LIMIT 1) c ON true`
+
+// controlRecords are the records about the log itself; there is an index on them.
+const controlRecords = `split_part(l.record, E'\n', 1) IN ('auditdb/1 genesis', 'auditdb/1 key', 'auditdb/1 recovery', 'auditdb/1 revoke')`
+
+// sqlTimeline is the server's timeline. A standby shows that of the last restart point.
+const sqlTimeline = `CASE WHEN pg_is_in_recovery() THEN (SELECT p.timeline_id FROM pg_control_checkpoint() p)::bigint
+            ELSE ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::bigint END`
+
+// readControlRecords reads the records about the log itself, in order.
+func readControlRecords(ctx context.Context, q Querier) ([]numbered, error) {
+	rows, err := q.Query(ctx, "SELECT l.seq, l.record, l.key_id, l.mac FROM auditdb.log l WHERE "+controlRecords+" ORDER BY l.seq")
+	if err != nil {
+		return nil, fmt.Errorf("read the integrity log: %w", err)
+	}
+	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (numbered, error) {
+		var r numbered
+		err := row.Scan(&r.seq, &r.text, &r.keyID, &r.mac)
+		return r, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the integrity log: %w", err)
+	}
+	return list, nil
+}
+
+// numbered is a row of auditdb.log with its number.
+type numbered struct {
+	seq int64
+	storedRecord
+}
+
+// readIdentity reads what names the server.
+func readIdentity(ctx context.Context, q Querier) (identity, error) {
+	var id identity
+	var system int64
+	if err := q.QueryRow(ctx, "SELECT i.system_identifier, "+sqlTimeline+" FROM pg_control_system() i").Scan(&system, &id.timeline); err != nil {
+		return id, fmt.Errorf("read the server's identity: %w", err)
+	}
+	id.system = uint64(system) //nolint:gosec // the server shows an unsigned number in a bigint
+	return id, nil
+}
 
 // lockTail takes the log's lock and reads the log's end in a statement of its own, whose snapshot is younger than the lock; both go
 // in one round trip.
@@ -85,9 +129,11 @@ func readTail(ctx context.Context, tx pgx.Tx) (end logEnd, err error) {
 // scan reads what sqlTail gives.
 func (e *logEnd) scan(row pgx.Row) error {
 	var root []byte
-	if err := row.Scan(&e.size, &e.keyID, &e.isolation, &e.durable, &e.checkpointSize, &root, &e.note, &e.edge, &e.touched); err != nil {
+	var system int64
+	if err := row.Scan(&e.size, &e.isolation, &e.durable, &e.checkpointSize, &root, &e.note, &e.edge, &e.touched, &e.control, &system, &e.server.timeline); err != nil {
 		return err
 	}
+	e.server.system = uint64(system) //nolint:gosec // the server shows an unsigned number in a bigint
 	if len(root) == tlog.HashSize {
 		e.root = tlog.Hash(root)
 	}
@@ -139,15 +185,14 @@ SELECT t, i, s, c FROM unnest($1::smallint[], $2::bigint[], $3::bigint[], $4::by
 
 // readGenesis reads what names this server and database.
 func readGenesis(ctx context.Context, tx pgx.Tx) (Genesis, error) {
-	var g Genesis
-	var system int64
-	err := tx.QueryRow(ctx, `
-SELECT c.system_identifier, ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int8, current_database()
-FROM pg_control_system() c`).Scan(&system, &g.Timeline, &g.Database)
+	server, err := readIdentity(ctx, tx)
 	if err != nil {
-		return g, fmt.Errorf("read the server's identity: %w", err)
+		return Genesis{}, err
 	}
-	g.System = uint64(system) //nolint:gosec // the server shows an unsigned number in a bigint
+	g := Genesis{System: server.system, Timeline: server.timeline}
+	if err := tx.QueryRow(ctx, "SELECT current_database()").Scan(&g.Database); err != nil {
+		return g, fmt.Errorf("read the database's name: %w", err)
+	}
 	return g, nil
 }
 

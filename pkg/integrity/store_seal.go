@@ -61,10 +61,11 @@ func (l *Log) newest(ctx context.Context, q Querier, sql string, args ...any) (R
 		return Record{}, false, nil
 	}
 	if l.keys != nil {
-		if list[0].keyID != l.keys.id {
+		k := l.keys.find(list[0].keyID)
+		if k == nil {
 			return Record{}, false, wrongKey(list[0].keyID, l.keys.id)
 		}
-		if !l.keys.CheckMAC([]byte(list[0].text), list[0].mac) {
+		if !k.CheckMAC([]byte(list[0].text), list[0].mac) {
 			return Record{}, false, brokenLog("a record's MAC does not fit")
 		}
 	}

@@ -46,9 +46,9 @@ func (s logSize) origin() string {
 	return cp.Origin
 }
 
-func readLogSize(ctx context.Context, tx pgx.Tx) (logSize, error) {
+func readLogSize(ctx context.Context, q Querier) (logSize, error) {
 	var s logSize
-	err := tx.QueryRow(ctx, `
+	err := q.QueryRow(ctx, `
 SELECT coalesce((SELECT max(seq) FROM auditdb.log), -1) + 1, coalesce((SELECT max(idx) FROM auditdb.log_hash), -1) + 1,
        coalesce((SELECT max(size) FROM auditdb.checkpoint), 0), coalesce((SELECT note FROM auditdb.checkpoint ORDER BY size DESC LIMIT 1), '')`).
 		Scan(&s.records, &s.hashes, &s.checkpoint, &s.note)

@@ -183,6 +183,9 @@ func (v *verifier) plan(ctx context.Context, f filter) ([]*unit, error) {
 		if _, err := v.walk.extend(ctx, tx); err != nil {
 			return err
 		}
+		if err := v.identify(ctx, tx); err != nil {
+			return err
+		}
 		tables, err := v.tables(ctx, tx)
 		if err != nil {
 			return err
@@ -208,6 +211,24 @@ func (v *verifier) plan(ctx context.Context, f filter) ([]*unit, error) {
 	})
 	sortUnits(units)
 	return units, err
+}
+
+// identify notes which server is being read, so that causes can be named. A role that may not ask does without.
+func (v *verifier) identify(ctx context.Context, tx pgx.Tx) error {
+	if v.walk.server.system != 0 {
+		return nil
+	}
+	point, err := tx.Begin(ctx)
+	if err != nil {
+		return fmt.Errorf("read the server's identity: %w", err)
+	}
+	server, err := readIdentity(ctx, point)
+	if err == nil {
+		v.walk.server = server
+	} else if postgres.SQLState(err) != postgres.InsufficientPrivilege {
+		return err
+	}
+	return point.Rollback(ctx)
 }
 
 // tables lists what to verify: managed tables with integrity on, and those of the log whatever managed_table says of them.
@@ -422,6 +443,8 @@ func (v *verifier) report(elapsed time.Duration, incomplete bool) *Report {
 		r.Unproven, r.WrongKey = "the key at hand is not the log's", true
 	case v.opts.Keys == nil && v.opts.Public == nil:
 		r.Unproven = "no key is configured"
+	case v.walk.trust.missing() != "":
+		r.Unproven = "the key file lacks " + v.walk.trust.missing()
 	}
 	r.OK = r.Errors == 0 && r.Unproven == ""
 	r.Checked = v.verdicts.list(!logBroken && r.Unproven == "")
@@ -435,10 +458,16 @@ func (a anchor) describe(size int64, broken bool) string {
 	if a.LastSeen {
 		kind = "last seen"
 	}
+	switch {
+	case a.bad:
+		return fmt.Sprintf("%s: %s INVALID", kind, a.Source)
+	case a.lost:
+		return fmt.Sprintf("%s: %s NOT MET, its loss was accepted", kind, a.Source)
+	}
 	if !a.met && broken {
 		return fmt.Sprintf("%s: %s not reached", kind, a.Source)
 	}
-	if !a.met {
+	if !a.met || a.differs {
 		return fmt.Sprintf("%s: %s NOT MET", kind, a.Source)
 	}
 	return fmt.Sprintf("%s: %s covers %d of %d records", kind, a.Source, a.size, size)
@@ -463,6 +492,8 @@ func (v *verifier) assurance(incomplete bool) string {
 		say("mac: NOT CHECKED (wrong key)")
 	case v.opts.Keys == nil:
 		say("mac: NOT CHECKED (no secret key)")
+	case v.walk.trust.missing() != "":
+		say("mac: NOT CHECKED for %s (not in the key file)", v.walk.trust.missing())
 	default:
 		say("mac: key %s", v.opts.Keys.ID())
 	}
@@ -471,11 +502,14 @@ func (v *verifier) assurance(incomplete bool) string {
 	} else {
 		say("signature: %s", v.opts.Public.Origin())
 	}
+	for _, l := range v.walk.state.control.losses {
+		say("LOSS ACCEPTED by record %d: checkpoints of %d to %d records", l.seq, l.after+1, l.size)
+	}
 	for _, lastSeen := range []bool{false, true} {
 		none := true
 		for _, a := range v.walk.anchors {
 			if a.LastSeen == lastSeen {
-				none = false
+				none = none && (a.bad || a.lost || a.differs)
 				say("%s", a.describe(v.walk.next, a.size > v.walk.next && incomplete))
 			}
 		}

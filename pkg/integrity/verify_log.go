@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -26,6 +27,10 @@ type anchor struct {
 	size int64
 	root tlog.Hash
 	met  bool // the log has reached its size
+	lost bool // of records that are lost, and that was accepted
+	bad  bool // not signed by a key of the log
+
+	differs bool // the log has its size, and another root
 }
 
 // logWalk reads the log once from its start, in as many snapshots as extend is called, and checks each record, the tree and the
@@ -34,6 +39,8 @@ type logWalk struct {
 	keys    *Keys      // nil: MACs are not checked
 	public  *PublicKey // nil: signatures are not checked
 	found   *collector
+	trust   trust
+	server  identity // the server that is being read; zero: not known
 	state   *logState
 	next    int64 // sequence number of the next record to read
 	edge    edge
@@ -51,7 +58,7 @@ type logWalk struct {
 
 func newLogWalk(keys *Keys, public *PublicKey, found *collector) *logWalk {
 	return &logWalk{
-		keys: keys, public: public, found: found, state: newLogState(), inTree: map[int64]bool{}, damaged: map[int64]bool{},
+		keys: keys, public: public, found: found, trust: newTrust(keys, public), state: newLogState(), inTree: map[int64]bool{}, damaged: map[int64]bool{},
 	}
 }
 
@@ -63,18 +70,9 @@ func (w *logWalk) addAnchor(x External) error {
 	if err != nil {
 		return fault.New(fault.Unavailable, "give a file that holds one signed checkpoint", "read checkpoint %s: %w", x.Source, err)
 	}
-	if w.public != nil {
-		_, _, err := w.public.Verify(x.Note)
-		var unverified *note.UnverifiedNoteError
-		var invalid *note.InvalidSignatureError
-		switch {
-		case err == nil:
-		case !errors.As(err, &unverified) && !errors.As(err, &invalid) && !errors.Is(err, errCheckpoint):
-			return fault.New(fault.Unavailable, "give a file that holds one signed checkpoint", "read checkpoint %s: %w", x.Source, err)
-		default:
-			w.found.add(newFinding(AnchorInvalid, "checkpoint %s is not signed by the log's key: %v", x.Source, err))
-			return nil
-		}
+	var unverified *note.UnverifiedNoteError
+	if _, err := note.Open([]byte(x.Note), note.VerifierList()); !errors.As(err, &unverified) {
+		return fault.New(fault.Unavailable, "give a file that holds one signed checkpoint", "read checkpoint %s: %w", x.Source, err)
 	}
 	w.anchors = append(w.anchors, anchor{External: x, size: cp.Size, root: root})
 	return nil
@@ -110,7 +108,7 @@ func (w *logWalk) identify(ctx context.Context, tx pgx.Tx, end logSize) error {
 	if w.public == nil {
 		return nil
 	}
-	if _, _, err := w.public.Verify(end.note); err == nil {
+	if w.trust.newest(end.note) {
 		return nil
 	}
 	records, err := readRecords(ctx, tx, 0, 2)
@@ -119,9 +117,12 @@ func (w *logWalk) identify(ctx context.Context, tx pgx.Tx, end logSize) error {
 	}
 	first, second := records[0], records[1]
 	switch {
-	case w.keys != nil && first != nil && w.keys.CheckMAC([]byte(first.text), first.mac) && originOf(first.text) != w.keys.origin:
-		return fault.New(fault.Config, "leave integrity.origin out: the key file knows it", "the log's origin is %q, integrity.origin says %q", originOf(first.text), w.keys.origin)
-	case w.keys != nil && (first == nil || first.keyID == w.keys.id || w.keys.CheckMAC([]byte(first.text), first.mac)):
+	case w.keys != nil && first != nil && w.keys.checkRecord(first):
+		if origin := originOf(first.text); w.keys.find(first.keyID).origin != origin {
+			return fault.New(fault.Config, "leave integrity.origin out: the key file knows it", "the log's origin is %q, integrity.origin says %q", origin, w.keys.origin)
+		}
+		return nil
+	case w.keys != nil && (first == nil || w.keys.find(first.keyID) != nil):
 		return nil
 	case w.keys != nil:
 		w.found.add(newFinding(WrongKey, "the log was written with key %s; the configured key is %s: nothing can be authenticated", first.keyID, w.keys.id))
@@ -131,7 +132,7 @@ func (w *logWalk) identify(ctx context.Context, tx pgx.Tx, end logSize) error {
 			r, _ = Parse([]byte(second.text))
 		}
 		k, ok := r.Body.(*Key)
-		if !ok || k.Public == w.public.Encode() {
+		if !ok || k.Public == w.public.Encode() && end.origin() == w.public.Origin() {
 			return nil
 		}
 		w.found.add(newFinding(WrongKey, "the log's checkpoints are signed by key %s of %q, not by the public key at hand", k.KeyID, end.origin()))
@@ -239,38 +240,66 @@ func (w *logWalk) judge(seq int64, rec *storedRecord, stored tlog.Hash, haveStor
 	}
 	parsed, err := Parse([]byte(rec.text))
 	if err != nil || parsed.Seq != seq {
-		if w.keys != nil && w.keys.CheckMAC([]byte(rec.text), rec.mac) && err != nil {
+		if w.keys != nil && w.keys.checkRecord(rec) && err != nil {
 			return leaf, false, fault.New(fault.Unavailable, "use a newer auditdb", "record %d of the log cannot be read by this version: %w", seq, err)
 		}
 		w.found.add(newFinding(LogRootMismatch, "record %d of the log is not a record of that number", seq).of(seq))
 		return leaf, false, nil
 	}
 	w.state.apply(parsed)
+	w.trust.learn(parsed, w.keys != nil && w.keys.checkRecord(rec))
 	return leaf, true, nil
 }
 
 // authenticate reports a record whose MAC or tree hash is not its own.
 func (w *logWalk) authenticate(seq int64, rec *storedRecord, inTree, haveStored bool) (bad bool) {
-	switch {
-	case w.keys == nil:
+	if w.keys == nil || w.unknownSecret(rec) {
 		if !inTree && haveStored {
 			w.found.add(newFinding(LogRootMismatch, "record %d of the log was changed: it is not what the tree holds", seq).of(seq))
 			return true
 		}
 		return false
-	case w.keys.CheckMAC([]byte(rec.text), rec.mac):
-		if rec.keyID != w.keys.id {
-			w.found.add(newFinding(KeyUnknown, "record %d of the log names key %s, but key %s made it", seq, rec.keyID, w.keys.id).of(seq))
+	}
+	if w.keys.checkRecord(rec) {
+		return w.outdated(seq, rec)
+	}
+	for _, k := range w.keys.all() {
+		if k.CheckMAC([]byte(rec.text), rec.mac) {
+			w.found.add(newFinding(KeyUnknown, "record %d of the log names key %s, but key %s made it", seq, rec.keyID, k.id).of(seq))
+			return false
 		}
-		return false
-	case rec.keyID != w.keys.id:
+	}
+	switch {
+	case w.keys.find(rec.keyID) == nil:
 		w.found.add(newFinding(KeyUnknown, "record %d of the log is authenticated by key %s, which the log does not know", seq, rec.keyID).of(seq))
-		return true
 	case inTree:
 		w.found.add(newFinding(MACInvalid, "the MAC of record %d of the log is not the record's", seq).of(seq))
+	default:
+		w.found.add(newFinding(MACInvalid, "record %d of the log was changed: its MAC does not fit", seq).of(seq))
+	}
+	return true
+}
+
+// unknownSecret notes a record by a key of the log that is not at hand: only its place in the signed tree speaks for it.
+func (w *logWalk) unknownSecret(rec *storedRecord) bool {
+	if _, ok := w.state.control.keys[rec.keyID]; !ok || w.keys.find(rec.keyID) != nil {
+		return false
+	}
+	w.trust.withoutMAC[rec.keyID]++
+	return true
+}
+
+// outdated reports a record by a key that counts no longer, or not yet. Nothing can be said before the first key record.
+func (w *logWalk) outdated(seq int64, rec *storedRecord) bool {
+	c := &w.state.control
+	if _, ok := c.keys[rec.keyID]; ok || len(c.keys)+len(c.retired) == 0 {
+		return false
+	}
+	if at, ok := c.retired[rec.keyID]; ok {
+		w.found.add(newFinding(KeyUnknown, "record %d of the log is authenticated by key %s, which record %d ended", seq, rec.keyID, at).of(seq))
 		return true
 	}
-	w.found.add(newFinding(MACInvalid, "record %d of the log was changed: its MAC does not fit", seq).of(seq))
+	w.found.add(newFinding(KeyUnknown, "record %d of the log is authenticated by key %s, which no record before it introduces", seq, rec.keyID).of(seq))
 	return true
 }
 
@@ -300,7 +329,7 @@ func (w *logWalk) checkCheckpoint(cp storedCheckpoint) {
 		return
 	}
 	if w.public != nil {
-		if _, _, err := w.public.Verify(cp.note); err != nil {
+		if err := w.trust.verify(&w.state.control, cp.note); err != nil {
 			w.found.add(newFinding(CheckpointSignature, "checkpoint %d: %v", cp.size, err))
 			return
 		}
@@ -315,8 +344,23 @@ func (w *logWalk) checkAnchors() {
 			continue
 		}
 		a.met = true
-		if root, err := w.edge.root(); err != nil || root != a.root {
-			w.found.add(newFinding(LogForked, "the log's first %d records are not those of checkpoint %s", a.size, a.Source))
+		if root, err := w.edge.root(); err == nil && root == a.root {
+			continue
+		}
+		a.differs = true
+	}
+}
+
+// signatures judges who signed the external checkpoints, once the log has told of all of its keys.
+func (w *logWalk) signatures() {
+	if w.public == nil {
+		return
+	}
+	for i := range w.anchors {
+		a := &w.anchors[i]
+		if err := w.trust.verifyAny(a.Note); err != nil && !a.bad {
+			a.bad = true
+			w.found.add(newFinding(AnchorInvalid, "checkpoint %s is not signed by the log's key: %v", a.Source, err))
 		}
 	}
 }
@@ -343,12 +387,41 @@ func (w *logWalk) finish(records int64) {
 	if records < w.next {
 		w.found.add(newFinding(LogTruncated, "the log had %d records a moment ago and has %d now", w.next, records))
 	}
-	for _, a := range w.anchors {
-		if !a.met && a.size > w.next {
-			w.found.add(newFinding(LogTruncated, "checkpoint %s covers %d records, the log has %d", a.Source, a.size, w.next))
+	w.signatures()
+	for i := range w.anchors {
+		a := &w.anchors[i]
+		short := !a.met && a.size > w.next
+		if a.bad || !short && !a.differs {
+			continue
+		}
+		switch a.lost = w.state.control.lost(a.size); {
+		case a.lost:
+		case short:
+			w.found.add(w.explain(newFinding(LogTruncated, "checkpoint %s covers %d records, the log has %d", a.Source, a.size, w.next), a.size))
+		default:
+			w.found.add(w.explain(newFinding(LogForked, "the log's first %d records are not those of checkpoint %s", a.size, a.Source), a.size))
 		}
 	}
 	if w.wrongRoots > 1 {
 		w.found.add(newFinding(LogRootMismatch, "%d checkpoints of the log do not fit its tree", w.wrongRoots))
 	}
+}
+
+// explain adds to a finding about lost records what may be behind it.
+func (w *logWalk) explain(f Finding, size int64) Finding {
+	c := &w.state.control
+	switch {
+	case w.server.system != 0 && c.system != w.server.system:
+		f.Detail += "; the log belongs to server " + strconv.FormatUint(c.system, 10) + ", and this is server " + strconv.FormatUint(w.server.system, 10) + ": a dump of an earlier state was restored, or this is a copy"
+		return f
+	case w.server.timeline > c.timeline:
+		f.Detail += fmt.Sprintf("; the server has gone from timeline %d to %d since the last record", c.timeline, w.server.timeline)
+	case c.began > 0 && c.began < size:
+		f.Detail += fmt.Sprintf("; the server has been on timeline %d since record %d", c.timeline, c.began)
+	default:
+		return f
+	}
+	f.Detail += ": a failover or a point-in-time recovery has lost commits"
+	f.Hint = fmt.Sprintf("when that is what happened: auditdb integrity accept-loss --size %d --reason TEXT", size)
+	return f
 }

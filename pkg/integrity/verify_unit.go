@@ -230,7 +230,7 @@ func (v *verifier) trusted(rec *storedRecord, seq int64) (Record, error) {
 	v.mu.Lock()
 	keys, inTree, damaged := v.walk.keys, v.walk.inTree[seq], v.walk.damaged[seq]
 	v.mu.Unlock()
-	if damaged || keys != nil && !inTree && !keys.CheckMAC([]byte(rec.text), rec.mac) {
+	if damaged || keys != nil && !inTree && keys.find(rec.keyID) != nil && !keys.checkRecord(rec) {
 		return Record{}, errUntrusted
 	}
 	r, err := Parse([]byte(rec.text))

@@ -13,6 +13,7 @@ import (
 // writer collects what one append inserts.
 type writer struct {
 	keys *Keys
+	ctl  control // as it is after the records so far
 	at   time.Time
 	edge edge
 
@@ -61,10 +62,12 @@ type storedSet struct {
 // add makes the next record of the log out of an entry.
 func (w *writer) add(e Entry) error {
 	seq := w.edge.size
-	text, err := Record{Seq: seq, Time: w.at, Body: e.Body}.Encode()
+	r := Record{Seq: seq, Time: w.at, Body: e.Body}
+	text, err := r.Encode()
 	if err != nil {
 		return err
 	}
+	w.control(r)
 	mac := w.keys.MAC(text)
 	stored, err := w.edge.add(tlog.RecordHash(text))
 	if err != nil {
@@ -96,6 +99,15 @@ func (w *writer) add(e Entry) error {
 		w.redacted = append(w.redacted, storedRedaction{seq: seq, table: e.Table.ID, Redaction: r})
 	}
 	return nil
+}
+
+// control takes note of records about the log itself; what the log was known to say must not change for others.
+func (w *writer) control(r Record) {
+	switch r.Body.(type) {
+	case *Genesis, *Key, *Revoke, *Recovery:
+		w.ctl = w.ctl.clone()
+		w.ctl.apply(r)
+	}
 }
 
 // touches returns the table and the partitions that a record is about; a format record is about all of them.
@@ -132,7 +144,7 @@ func (w *writer) finish() (tail, error) {
 		return tail{}, err
 	}
 	w.root = root
-	w.checkpoint, err = w.keys.signCheckpoint(w.edge.size, root)
+	w.checkpoint, err = w.keys.signAll(w.edge.size, root, w.ctl)
 	return tail{edge: w.edge, root: root}, err
 }
 
