@@ -1,7 +1,9 @@
 package output
 
 import (
+	"bufio"
 	"bytes"
+	"cmp"
 	"encoding"
 	"encoding/base64"
 	"encoding/json"
@@ -274,42 +276,84 @@ func scalar(v reflect.Value) any {
 	return nil
 }
 
-// MarshalJSON keeps the order of the keys.
-func (o object) MarshalJSON() ([]byte, error) {
-	var b bytes.Buffer
-	b.WriteByte('{')
-	for i, m := range o {
-		if i > 0 {
-			b.WriteByte(',')
-		}
-		if err := encodeInto(&b, m.name); err != nil {
-			return nil, err
-		}
-		b.WriteByte(':')
-		if err := encodeInto(&b, m.value); err != nil {
-			return nil, err
-		}
-	}
-	b.WriteByte('}')
-	return b.Bytes(), nil
+// jsonWriter writes a tree as JSON, value by value: encoding/json would hold the whole text several times over.
+type jsonWriter struct {
+	*bufio.Writer
+	indent  string // "": one line
+	scratch bytes.Buffer
+	err     error // the first of a value; those of writing come with Flush
 }
 
-// encodeInto writes JSON without escaping <, > and &, which stand in partition bounds and hints.
-func encodeInto(b *bytes.Buffer, v any) error {
-	enc := json.NewEncoder(b)
+func (w *jsonWriter) value(v any, depth int) {
+	switch x := v.(type) {
+	case object:
+		w.list('{', '}', len(x), depth, func(i int) {
+			w.scalar(x[i].name)
+			_ = w.WriteByte(':')
+			if w.indent != "" {
+				_ = w.WriteByte(' ')
+			}
+			w.value(x[i].value, depth+1)
+		})
+	case []any:
+		w.list('[', ']', len(x), depth, func(i int) { w.value(x[i], depth+1) })
+	default:
+		w.scalar(v)
+	}
+}
+
+func (w *jsonWriter) list(first, last byte, n, depth int, item func(int)) {
+	_ = w.WriteByte(first)
+	for i := range n {
+		if i > 0 {
+			_ = w.WriteByte(',')
+		}
+		w.newLine(depth + 1)
+		item(i)
+	}
+	if n > 0 {
+		w.newLine(depth)
+	}
+	_ = w.WriteByte(last)
+}
+
+func (w *jsonWriter) newLine(depth int) {
+	if w.indent == "" {
+		return
+	}
+	_ = w.WriteByte('\n')
+	for range depth {
+		_, _ = w.WriteString(w.indent)
+	}
+}
+
+// scalar does not escape <, > and &, which stand in partition bounds and hints.
+func (w *jsonWriter) scalar(v any) {
+	w.scratch.Reset()
+	enc := json.NewEncoder(&w.scratch)
 	enc.SetEscapeHTML(false)
 	if err := enc.Encode(v); err != nil {
-		return err
+		w.err = cmp.Or(w.err, err)
+		return
 	}
-	b.Truncate(b.Len() - 1) // Encode ends with a newline
-	return nil
+	_, _ = w.Write(w.scratch.Bytes()[:w.scratch.Len()-1]) // Encode ends with a newline
+}
+
+// encodeInto writes a tree in one line.
+func encodeInto(b *bytes.Buffer, v any) error { return encode(b, v, "") }
+
+func encode(to io.Writer, v any, indent string) error {
+	w := &jsonWriter{Writer: bufio.NewWriter(to), indent: indent}
+	w.value(v, 0)
+	return cmp.Or(w.err, w.Flush())
 }
 
 func writeJSON(w io.Writer, v any, indent string) error {
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	enc.SetIndent("", indent)
-	return enc.Encode(v)
+	if err := encode(w, v, indent); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, "\n")
+	return err
 }
 
 // MarshalLine gives one line of JSON under this package's rules, without a newline.
