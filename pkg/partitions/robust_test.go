@@ -23,18 +23,18 @@ func TestCreateWithFewLocks(t *testing.T) {
 		o.Settings["max_wal_senders"], o.Settings["autovacuum_max_workers"], o.Settings["max_worker_processes"] = "0", "1", "1"
 	})
 	setup := []string{`CREATE TABLE events (k timestamptz, a text, b text, c text) PARTITION BY RANGE (k)`}
-	for i := range 20 {
+	for i := range 8 {
 		setup = append(setup, fmt.Sprintf(`CREATE INDEX ON events (a, b, c, (%d))`, i))
 	}
 	b := on(t, server.URL("postgres"), setup...)
 	tab := b.table("events")
 	tab.Interval = Daily
-	made := b.create(tab, exactly(t, "2026-01-01", "2026-04-11"))
-	if len(made) != 100 || b.catalog(tab).Len() != 100 || len(b.ledger.events) != 100 {
+	made := b.create(tab, exactly(t, "2026-01-01", "2026-03-02"))
+	if len(made) != 60 || b.catalog(tab).Len() != 60 || len(b.ledger.events) != 60 {
 		t.Errorf("%d made, %d there, %d recorded", len(made), b.catalog(tab).Len(), len(b.ledger.events))
 	}
-	done, _ := b.realClock().prune(tab, PruneOptions{OlderThan: ptr(at(t, "2026-03-01")), MaxDrop: ptr(1000)})
-	if len(done) != 59 || b.catalog(tab).Len() != 41 {
+	done, _ := b.realClock().prune(tab, PruneOptions{OlderThan: ptr(at(t, "2026-02-01")), MaxDrop: ptr(1000)})
+	if len(done) != 31 || b.catalog(tab).Len() != 29 {
 		t.Errorf("%d pruned, %d left", len(done), b.catalog(tab).Len())
 	}
 }
@@ -243,7 +243,7 @@ func TestPoolers(t *testing.T) {
 		b := on(t, pgtest.PgBouncer(t, pgtest.Shared(t), mode)(config.Database)).realClock()
 		tab := b.table("public.audit_log")
 		c := b.catalog(tab)
-		if c.Len() != 6-map[string]int{"transaction": 0, "session": 0}[mode] || c.All()[0].Text() != "[2024-01-01 00:00:00, 2024-02-01 00:00:00)" {
+		if c.Len() != 6 || c.All()[0].Text() != "[2024-01-01 00:00:00, 2024-02-01 00:00:00)" {
 			t.Errorf("%s: %+v", mode, c.All())
 		}
 		if _, err := b.w.DraftPrune(t.Context(), tab, before(t, "2024-03-01")); err != nil {
