@@ -42,14 +42,15 @@ type publicationEntry struct {
 
 // partitionCreateOptions are the flags of partition create.
 type partitionCreateOptions struct {
-	interval, zone  string
-	from, to        string
-	ahead, behind   int
-	aheadSet        bool
-	allowPruned     bool
-	dryRun          bool
-	tables          []string
-	maxMoveFromRows int64
+	interval, zone string
+	from, to       string
+	ahead, behind  int
+	aheadSet       bool
+	allowPruned    bool
+	dryRun         bool
+	tables         []string
+	directMoveRows int64
+	maxMoveRows    int64
 }
 
 func newPartitionCreateCmd(app *App) *cobra.Command {
@@ -80,7 +81,8 @@ func newPartitionCreateCmd(app *App) *cobra.Command {
 	f.IntVar(&o.behind, "behind", 0, "partitions before the current one")
 	f.StringVar(&o.zone, "time-zone", "", "`ZONE` whose midnights are the bounds (default: the table's, else UTC)")
 	f.BoolVar(&o.allowPruned, "allow-pruned-range", false, "also make ranges again that were pruned")
-	f.Int64Var(&o.maxMoveFromRows, "max-move-rows", partitions.DefaultMoveRows, "most `ROWS` to move out of a default partition for one new partition")
+	f.Int64Var(&o.directMoveRows, "direct-move-rows", partitions.DirectMoveRows, "most `ROWS` to move out of a default partition at once; more are copied beside it first")
+	f.Int64Var(&o.maxMoveRows, "max-move-rows", 0, "most `ROWS` that may leave a default partition for one new partition (0: any number)")
 	f.BoolVar(&o.dryRun, "dry-run", false, "print the plan and change nothing")
 	_ = cmd.RegisterFlagCompletionFunc("interval", completeIntervals) // the flag exists
 	return cmd
@@ -96,8 +98,8 @@ func (o partitionCreateOptions) check(cmd *cobra.Command) error {
 		return usage(path, "", "either --from and --to, or --ahead and --behind")
 	case o.ahead < 0 || o.behind < 0:
 		return usage(path, "", "--ahead and --behind cannot be negative")
-	case o.maxMoveFromRows < 1:
-		return usage(path, "", "--max-move-rows must be positive")
+	case o.directMoveRows < 1 || o.maxMoveRows < 0:
+		return usage(path, "", "--direct-move-rows must be positive, and --max-move-rows not negative")
 	}
 	if o.interval != "" {
 		_, err := partitions.ParseInterval(o.interval)
@@ -147,7 +149,7 @@ func newCreation(app *App, worker *partitions.Worker, r resolved, o partitionCre
 	if err := applyZone(&c.table, o.zone, o.interval); err != nil {
 		return nil, err
 	}
-	opts := partitions.CreateOptions{Ahead: c.table.Ahead, Behind: o.behind, AllowPruned: o.allowPruned, MoveRowLimit: o.maxMoveFromRows}
+	opts := partitions.CreateOptions{Ahead: c.table.Ahead, Behind: o.behind, AllowPruned: o.allowPruned, DirectRows: o.directMoveRows, MoveRowLimit: o.maxMoveRows}
 	if o.aheadSet {
 		opts.Ahead = o.ahead
 	}

@@ -15,9 +15,9 @@ import (
 const (
 	batchSize = 50 // partitions made in one transaction
 
-	// DefaultMoveRows is how many rows are moved out of a default partition for one range, since they are moved in one transaction that
-	// keeps others out of it.
-	DefaultMoveRows = 200_000
+	// DirectMoveRows is how many rows of one range are moved out of a default partition in one transaction that keeps others out of it.
+	// Where there are more, its rows are copied beside it.
+	DirectMoveRows = 2000
 
 	rangeCheck = "auditdb_attach_range" // lets ATTACH skip its scan; dropped afterwards
 	emptyCheck = "auditdb_adopt_empty"
@@ -29,7 +29,20 @@ type CreateOptions struct {
 	Ranges        []Bounds  // instead: the intervals that these touch
 	Ahead, Behind int       // around now
 	AllowPruned   bool      // also ranges that were pruned
-	MoveRowLimit  int64     // most rows to move out of the default partition for one range; 0: DefaultMoveRows
+	DirectRows    int64     // most rows of one range to move out of the default partition in one transaction; 0: DirectMoveRows
+	MoveRowLimit  int64     // most rows that may leave the default partition for one range; 0: any number
+
+	Until   time.Time                 // stop copying rows out of the default partition after this, with ErrIncomplete; zero: never
+	OnRows  func(rows, ofAbout int64) // told how that goes on; nil: nobody is
+	purpose string                    // of the copy; "": create
+	stale   *CopyState                // an interrupted copy that does not fit any more
+}
+
+func (o CreateOptions) copyPurpose() string {
+	if o.purpose == "" {
+		return copyForCreate
+	}
+	return o.purpose
 }
 
 // Draft is what a create would do to one table, and what it read to find out.
@@ -43,7 +56,8 @@ type Draft struct {
 
 	Publications []Publication // of the table or some of its partitions; not read where no partition is made
 	creates      []createOp
-	limit        int64 // rows to move
+	options      CreateOptions
+	resumes      bool // it ends an interrupted copy, and there may be more to do afterwards
 }
 
 // Moves is the number of rows that leave the default partition.
@@ -82,8 +96,10 @@ type situation struct {
 	taken     map[string]namesake
 	byDefault *Partition
 	rows      []int64 // of the default partition, in each missing range
-	limit     int64
-	copying   error // why nothing can be made while rows are copied beside the table; nil: no copy goes on
+	direct    int64   // most rows to move in one transaction
+	limit     int64   // most rows to move; 0: any number
+	fan       *fan    // copies the rows of the default partition where there are more than direct; nil: there are not
+	copying   error   // why nothing can be made while rows are copied beside the table; nil: no copy goes on
 }
 
 // candidates lists the names that new partitions could get.
@@ -99,7 +115,7 @@ func candidates(t Table, missing []Bounds) []string {
 func planCreate(t Table, missing []Bounds, s situation, now time.Time) (plan.Plan, []createOp, []Unmade) {
 	p := plan.Plan{Action: "partition.create " + t.String(), AsOf: now, KeepGoing: true}
 	p.Skipped = s.notTakenOver(t, len(missing) > 0)
-	var ops []createOp
+	var ops, fanned []createOp
 	var refused []Unmade
 	used := map[string]bool{}
 	refuse := func(b Bounds, err error) {
@@ -126,6 +142,13 @@ func planCreate(t Table, missing []Bounds, s situation, now time.Time) (plan.Pla
 			}
 		}
 		used[op.part.Name] = true
+		if s.fan != nil && s.fans(op.rows) {
+			if s.fan.parts = append(s.fan.parts, op.part); adopt {
+				s.fan.leftovers = append(s.fan.leftovers, op.part)
+			}
+			fanned = append(fanned, op)
+			continue
+		}
 		step := plan.Step{Name: op.part.String(), SQL: s.createSQL(t, op, adopt, op.rows > 0), Reason: s.createReason(op, adopt)}
 		if s.byDefault != nil && len(s.moveTriggers) == 0 && len(s.incoming) == 0 {
 			op.drain = s.createSQL(t, op, adopt, true)
@@ -136,7 +159,15 @@ func planCreate(t Table, missing []Bounds, s situation, now time.Time) (plan.Pla
 		}
 		p.Steps, ops = append(p.Steps, step), append(ops, op)
 	}
+	if len(fanned) > 0 {
+		p.Steps, ops = append(p.Steps, s.fan.step(fanned)), append(ops, fanned...)
+	}
 	return p, ops, refused
+}
+
+// fans says that so many rows of a range are copied, not moved: there are many, or moving them would fire triggers.
+func (s situation) fans(rows int64) bool {
+	return rows > s.direct || (rows > 0 && len(s.moveTriggers) > 0)
 }
 
 // notTakenOver says what the siblings have and new partitions will not.
@@ -187,10 +218,8 @@ func (s situation) refuseMove(b Bounds, rows int64) error {
 		return nil
 	case len(s.incoming) > 0:
 		return fault.New(fault.Refused, "", "%s, which foreign key %s refers to", what, s.incoming[0])
-	case len(s.moveTriggers) > 0:
-		return fault.New(fault.Refused, "disable the trigger while rows are moved", "%s, whose trigger %s would fire", what, s.moveTriggers[0])
-	case rows > s.limit:
-		return fault.New(fault.Refused, "make shorter partitions for that range: --interval with --from and --to", "%s, more than the %d that are moved in one transaction", what, s.limit)
+	case s.limit > 0 && rows > s.limit:
+		return fault.New(fault.Refused, "allow more with --max-move-rows", "%s, more than the %d that may be moved", what, s.limit)
 	}
 	return nil
 }

@@ -7,6 +7,9 @@ import (
 	"time"
 )
 
+// ensureRows is the most rows that are moved out of a default partition on the way.
+const ensureRows = 200_000
+
 // Creator makes partitions that rows need while they are being taken in. It may be used by several goroutines.
 type Creator struct {
 	Worker  *Worker
@@ -67,7 +70,7 @@ func (c *Creator) keep(ranges []Bounds, pruned, unmade []Unmade) {
 }
 
 func (c *Creator) draft(ctx context.Context, t Table, ranges []Bounds) (*Draft, error) {
-	d, err := c.Worker.DraftCreate(ctx, t, CreateOptions{Ranges: ranges})
+	d, err := c.Worker.DraftCreate(ctx, t, CreateOptions{Ranges: ranges, MoveRowLimit: ensureRows})
 	if err == nil && c.OnDraft != nil {
 		c.OnDraft(d)
 	}

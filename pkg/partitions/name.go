@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
@@ -23,9 +24,13 @@ func (t Table) altName(b Bounds) string { return t.name(b, true) }
 
 func (t Table) name(b Bounds, alt bool) string {
 	loc := t.keyZone()
-	start := t.Interval.Floor(b.From, loc)
+	from := b.From
+	if b.FromMin { // it is called by where it ends
+		from = b.To.Add(-time.Microsecond)
+	}
+	start := t.Interval.Floor(from, loc)
 	label := t.Interval.Label(start, loc)
-	whole := start.Equal(b.From) && t.Interval.Next(start, loc).Equal(b.To)
+	whole := !b.FromMin && !b.ToMax && start.Equal(b.From) && t.Interval.Next(start, loc).Equal(b.To)
 	if !whole || alt {
 		label += "_" + hash8(t.Schema, t.Name, b.Text())
 	}

@@ -36,6 +36,10 @@ type Created struct {
 func (w *Worker) ApplyCreate(ctx context.Context, d *Draft, onDone func(plan.Result)) ([]Created, error) {
 	ex := &creating{w: w, d: d}
 	_, err := plan.Apply(ctx, ex, d.Plan, onDone)
+	if d.resumes && err == nil {
+		more, err := w.follow(ctx, d, onDone)
+		return append(ex.made, more...), err
+	}
 	errs := []error{err}
 	for _, r := range d.Refused {
 		errs = append(errs, r.Err)
@@ -97,14 +101,22 @@ func (c *creating) Execute(ctx context.Context, group []plan.Step) error {
 	case !aboutOne(err):
 		c.stop = err
 	case len(group) == 1:
-		if op, ok := group[0].Op.(createOp); ok {
+		switch op := group[0].Op.(type) {
+		case createOp:
 			c.unmade = append(c.unmade, Unmade{op.part.Bounds, err})
+		case *fan:
+			for _, p := range op.parts {
+				c.unmade = append(c.unmade, Unmade{p.Bounds, err})
+			}
 		}
 	}
 	return err
 }
 
 func (c *creating) execute(ctx context.Context, group []plan.Step) error {
+	if f, ok := group[0].Op.(*fan); ok {
+		return c.fanOut(ctx, f)
+	}
 	ops := make([]createOp, len(group))
 	sql := make([]string, len(group))
 	for i, s := range group {
@@ -156,29 +168,32 @@ func (c *creating) make(ctx context.Context, tx pgx.Tx, ops []createOp, sql stri
 	if err := c.refuseMany(made[0]); err != nil {
 		return nil, err
 	}
-	if err := c.check(ctx, tx, made); err != nil {
+	if err := checkMade(ctx, tx, c.d.Table, made); err != nil {
 		return nil, err
 	}
 	return made, c.record(ctx, tx, made)
 }
 
-// refuseMany takes back a move of more rows than there were when it was planned and than are allowed.
+// refuseMany takes back a move of more rows than there were when it was planned and than are moved while everybody waits.
 func (c *creating) refuseMany(m Created) error {
-	if m.Moved <= max(c.d.limit, 1) {
+	most := c.d.options.DirectRows
+	if most == 0 {
+		most = DirectMoveRows
+	}
+	if m.Moved <= most {
 		return nil
 	}
-	return fault.New(fault.Refused, "make shorter partitions for that range: --interval with --from and --to",
-		"partition %s: %d rows of it are in the default partition, more than the %d that are moved in one transaction", m.Partition, m.Moved, c.d.limit)
+	return fault.New(fault.Refused, "run it again", "partition %s: %d rows of it have come into the default partition meanwhile", m.Partition, m.Moved)
 }
 
-// check makes sure that the names mean the partitions that were planned, and fills in their oids.
-func (c *creating) check(ctx context.Context, tx pgx.Tx, made []Created) error {
+// checkMade makes sure that the names mean the partitions that were planned, and fills in their oids.
+func checkMade(ctx context.Context, tx pgx.Tx, t Table, made []Created) error {
 	names := make([]string, len(made))
 	at := map[string]int{}
 	for i, m := range made {
 		names[i], at[m.Name] = m.Name, i
 	}
-	rows, err := tx.Query(ctx, madeSQL, c.d.Table.Schema, names)
+	rows, err := tx.Query(ctx, madeSQL, t.Schema, names)
 	if err != nil {
 		return err
 	}
@@ -186,10 +201,10 @@ func (c *creating) check(ctx context.Context, tx pgx.Tx, made []Created) error {
 	var oid, parent uint32
 	right := 0
 	if _, err := pgx.ForEachRow(rows, []any{&name, &oid, &parent, &expr}, func() error {
-		b, isDefault, err := ParseBounds(expr, c.d.Table.Key.Kind)
+		b, isDefault, err := ParseBounds(expr, t.Key.Kind)
 		i, ok := at[name]
-		if err != nil || !ok || isDefault || parent != c.d.Table.OID || !b.Equal(made[i].Bounds) {
-			return fault.New(fault.Internal, "", "partition %s is not what was made: parent %d, bounds %s", displayName(c.d.Table.Schema, name), parent, expr)
+		if err != nil || !ok || isDefault || parent != t.OID || !b.Equal(made[i].Bounds) {
+			return fault.New(fault.Internal, "", "partition %s is not what was made: parent %d, bounds %s", displayName(t.Schema, name), parent, expr)
 		}
 		made[i].OID = oid
 		right++
@@ -198,7 +213,7 @@ func (c *creating) check(ctx context.Context, tx pgx.Tx, made []Created) error {
 		return err
 	}
 	if right != len(made) {
-		return fault.New(fault.Internal, "", "%d of %d new partitions of %s cannot be found", len(made)-right, len(made), c.d.Table)
+		return fault.New(fault.Internal, "", "%d of %d new partitions of %s cannot be found", len(made)-right, len(made), t)
 	}
 	return nil
 }

@@ -112,14 +112,18 @@ func (w *Worker) DraftCreate(ctx context.Context, t Table, o CreateOptions) (*Dr
 			}
 		}
 	}
-	s, err := w.situation(ctx, t, c, missing)
+	if d.options, d.resumes = o, false; c.Default() != nil {
+		if left, err := w.leftCopy(ctx, d); err != nil || d.resumes {
+			return d, err
+		} else if left != nil {
+			o.stale = left
+		}
+	}
+	s, err := w.situation(ctx, t, c, missing, o)
 	if err != nil {
 		return nil, err
 	}
-	if s.limit = o.MoveRowLimit; s.limit == 0 {
-		s.limit = DefaultMoveRows
-	}
-	d.limit, d.Publications = s.limit, s.publications
+	d.Publications = s.publications
 	d.Plan, d.creates, d.Refused = planCreate(t, missing, s, now)
 	for _, p := range d.Pruned {
 		d.Plan.Skipped = append(d.Plan.Skipped, plan.Skip{Name: t.String() + " " + p.Text(), Reason: p.Err.Error()})
@@ -169,7 +173,7 @@ var (
 )
 
 // situation reads what the plan for missing ranges needs; nothing when there are none.
-func (w *Worker) situation(ctx context.Context, t Table, c *Catalog, missing []Bounds) (s situation, err error) {
+func (w *Worker) situation(ctx context.Context, t Table, c *Catalog, missing []Bounds, o CreateOptions) (s situation, err error) {
 	if len(missing) == 0 {
 		return s, nil
 	}
@@ -181,7 +185,7 @@ func (w *Worker) situation(ctx context.Context, t Table, c *Catalog, missing []B
 	}
 	for _, one := range copies {
 		ofDefault := s.byDefault != nil && one.Source.OID == s.byDefault.OID
-		if one.Purpose != copyForCreate && (ofDefault || one.Source.OID == t.OID) {
+		if (one.Purpose != o.copyPurpose() && ofDefault) || one.Source.OID == t.OID {
 			s.copying = one.refusal()
 		}
 	}
@@ -195,6 +199,12 @@ func (w *Worker) situation(ctx context.Context, t Table, c *Catalog, missing []B
 		s.rows, err = countDefaultRows(ctx, db, t, *s.byDefault, missing)
 	} else {
 		s.rows = make([]int64, len(missing))
+	}
+	if s.direct, s.limit = o.DirectRows, o.MoveRowLimit; s.direct == 0 {
+		s.direct = DirectMoveRows
+	}
+	if err == nil && slices.ContainsFunc(s.rows, s.fans) {
+		s.fan, err = newFan(ctx, db, t, c, s.facts, o)
 	}
 	return s, err
 }
