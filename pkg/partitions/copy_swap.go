@@ -48,10 +48,11 @@ func (c *Copy) swap(ctx context.Context, fn func(ctx context.Context, tx pgx.Tx)
 	err := c.w.o.DB.DDL(ctx, o, func(tx pgx.Tx) error {
 		defer func() { c.locked = false }()
 		old = nil
-		if err := c.catchUp(ctx, until); err != nil {
+		// Not only for the wait that follows: until its next statement the transaction keeps the snapshot of its last query.
+		if _, err := tx.Exec(ctx, "SET LOCAL idle_in_transaction_session_timeout = 0"); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, "SET LOCAL idle_in_transaction_session_timeout = 0"); err != nil {
+		if err := c.catchUp(ctx, until); err != nil {
 			return err
 		}
 		if err := c.lock(ctx, tx, "SHARE ROW EXCLUSIVE"); err != nil {
