@@ -93,8 +93,8 @@ func (b *bench) withDefault() []row {
 	b.busy()
 	w := workload{read: "SELECT 1 FROM %s LIMIT 1", old: month(-40)}
 	rows := fillEvents(month(-48), month(-36), b.rows) + "; VACUUM ANALYZE"
-	make := "CREATE TABLE public.events_default PARTITION OF public.events DEFAULT;\n"
-	events := contender{template: "busy_events", table: "public.events"}.after(make + rows)
+	addDefault := "CREATE TABLE public.events_default PARTITION OF public.events DEFAULT;\n"
+	events := contender{template: "busy_events", table: "public.events"}.after(addDefault + rows)
 	ours := b.ours("partition", "create", "public.events", "--ahead", "12", "--wait", (b.reader + time.Minute).String())
 	what := fmt.Sprintf("create 12 beside a default of %d rows", b.rows)
 	bar := "insert, read ≤ 110 ms"
