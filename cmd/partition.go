@@ -62,6 +62,11 @@ func ends(p partitions.Partition) (from, to *time.Time) {
 // partitionTables finds the tables that a command is about, in a fixed order. Where none is named and one of several cannot be found,
 // the others are still returned; each has its error beside it.
 func partitionTables(ctx context.Context, db *postgres.DB, args []string) ([]resolved, error) {
+	return findTables(ctx, db, args, partitions.Resolve)
+}
+
+// findTables is partitionTables with a way to find one.
+func findTables(ctx context.Context, db *postgres.DB, args []string, resolve func(context.Context, *postgres.DB, string) (partitions.Table, error)) ([]resolved, error) {
 	names := args
 	if len(names) == 0 {
 		var err error
@@ -72,7 +77,7 @@ func partitionTables(ctx context.Context, db *postgres.DB, args []string) ([]res
 	found := make([]resolved, len(names))
 	for i, name := range names {
 		found[i].name = name
-		found[i].table, found[i].err = partitions.Resolve(ctx, db, name)
+		found[i].table, found[i].err = resolve(ctx, db, name)
 		if found[i].err == nil {
 			found[i].name = found[i].table.String()
 		}

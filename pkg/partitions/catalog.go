@@ -123,6 +123,31 @@ func (c *Catalog) Inner() []Bounds {
 	return c.Uncovered(fromMicros(c.from[0], c.to[len(c.to)-1]))
 }
 
+// Overlap is a range that two tables hold.
+type Overlap struct {
+	Bounds
+	One, Other Partition
+}
+
+// Overlapping returns the ranges that an attached partition shares with another one, which PostgreSQL never allows, or with a table that was
+// detached and whose range has been made again.
+func (c *Catalog) Overlapping() []Overlap {
+	all := append(slices.Clone(c.parts), c.left...)
+	slices.SortStableFunc(all, func(a, b Partition) int { return compareBounds(a.Bounds, b.Bounds) })
+	var found []Overlap
+	var open []Partition // those that may reach into the next one
+	for _, p := range all {
+		open = slices.DeleteFunc(open, func(o Partition) bool { return o.upper() <= p.lower() })
+		for _, o := range open {
+			if o.Overlaps(p.Bounds) && (o.State != Detached || p.State != Detached) {
+				found = append(found, Overlap{fromMicros(p.lower(), min(o.upper(), p.upper())), o, p})
+			}
+		}
+		open = append(open, p)
+	}
+	return found
+}
+
 // Runway returns how long, from the key value now on, rows find a partition without a gap; 0 means that now has none. forever is true when
 // the last one has no upper end.
 func (c *Catalog) Runway(now time.Time) (runway time.Duration, forever bool) {

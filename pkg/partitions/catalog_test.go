@@ -136,6 +136,21 @@ func TestCatalogKeepsApart(t *testing.T) {
 	}
 }
 
+func TestOverlapping(t *testing.T) {
+	t.Parallel()
+	c := NewCatalog([]Partition{
+		{Name: "a", Bounds: fromMicros(0, 10), State: Attached}, {Name: "b", Bounds: fromMicros(10, 20), State: Attached}, {Name: "c", Bounds: fromMicros(15, 30), State: Attached},
+		{Name: "d", Bounds: fromMicros(5, 12), State: Detached}, {Name: "e", Bounds: fromMicros(5, 12), State: Detached}, {Name: "f", Bounds: fromMicros(40, maxMicros), State: Detached},
+	})
+	var got []string
+	for _, o := range c.Overlapping() {
+		got = append(got, o.One.Name+o.Other.Name+strconv.FormatInt(o.lower(), 10)+"-"+strconv.FormatInt(o.upper(), 10))
+	}
+	if want := []string{"ad5-10", "ae5-10", "db10-12", "eb10-12", "bc15-20"}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
+
 func TestRunway(t *testing.T) {
 	t.Parallel()
 	c := NewCatalog([]Partition{

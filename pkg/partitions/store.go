@@ -20,16 +20,21 @@ type Querier interface {
 
 const (
 	// pg_get_expr gets no relation: on newer servers it would lock it, and wait behind VACUUM FULL.
-	loadSQL = `
+	loadSQL = `WITH RECURSIVE parents AS (%[3]s)
 SELECT c.oid, n.nspname, c.relname, c.relkind::text, i.inhdetachpending, coalesce(pg_get_expr(c.relpartbound, 0), ''), %[2]s, pg_get_userbyid(c.relowner),
-  coalesce(d.description, ''), %[1]s
-FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+  coalesce(d.description, ''), %[1]s, t.oid, t.level, t.key
+FROM parents t JOIN pg_inherits i ON i.inhparent = t.oid JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace
   LEFT JOIN pg_description d ON d.objoid = c.oid AND d.classoid = 'pg_class'::regclass AND d.objsubid = 0
-WHERE i.inhparent = $1
 UNION ALL
-SELECT c.oid, n.nspname, c.relname, c.relkind::text, false, '', %[2]s, pg_get_userbyid(c.relowner), d.description, %[1]s
+SELECT c.oid, n.nspname, c.relname, c.relkind::text, false, '', %[2]s, pg_get_userbyid(c.relowner), d.description, %[1]s, $1, 1, NULL
 FROM pg_description d JOIN pg_class c ON c.oid = d.objoid JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE d.classoid = 'pg_class'::regclass AND d.objsubid = 0 AND (starts_with(d.description, $2) OR starts_with(d.description, $3)) AND c.relkind = 'r' AND NOT c.relispartition`
+	rootSQL = `SELECT $1::oid AS oid, 1 AS level, NULL::text[] COLLATE "C" AS key`
+	treeSQL = rootSQL + ` UNION ALL
+  SELECT p.partrelid, t.level + 1, ARRAY[p.partstrat::text, p.partnatts::text, coalesce(a.attname, ''), coalesce(format_type(a.atttypid, NULL), ''), coalesce(o.opcdefault, false)::text] COLLATE "C"
+  FROM parents t JOIN pg_inherits i ON i.inhparent = t.oid JOIN pg_partitioned_table p ON p.partrelid = i.inhrelid
+    LEFT JOIN pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = p.partattrs[0] AND a.attnum > 0
+    LEFT JOIN pg_opclass o ON o.oid = p.partclass[0]`
 	// Until the first VACUUM or ANALYZE the live rows that the statistics collector counted stand in, and sizes are not known.
 	rowsSQL     = `CASE WHEN c.reltuples < 0 THEN coalesce(nullif(pg_stat_get_live_tuples(c.oid), 0), -1) ELSE c.reltuples::bigint END`
 	noSizeSQL   = `-1::bigint`
@@ -43,54 +48,69 @@ FROM unnest($1::oid[]) AS r(oid) JOIN pg_class c ON c.oid = r.oid`
 
 // Load reads the partitions of t with one catalog query, without their sizes.
 func Load(ctx context.Context, q Querier, t Table) (*Catalog, error) {
-	return load(ctx, q, t, noSizeSQL)
+	return loadDirect(ctx, q, t, noSizeSQL)
 }
 
 // LoadSizes is Load with sizes as VACUUM and ANALYZE last saw them.
 func LoadSizes(ctx context.Context, q Querier, t Table) (*Catalog, error) {
-	return load(ctx, q, t, pageSizeSQL)
+	return loadDirect(ctx, q, t, pageSizeSQL)
 }
 
-func load(ctx context.Context, q Querier, t Table, sizeSQL string) (*Catalog, error) {
-	rows, err := q.Query(ctx, fmt.Sprintf(loadSQL, sizeSQL, rowsSQL), t.OID, t.markPrefix(Drop), t.markPrefix(Detach))
+func loadDirect(ctx context.Context, q Querier, t Table, sizeSQL string) (*Catalog, error) {
+	found, err := load(ctx, q, t, sizeSQL, rootSQL)
 	if err != nil {
-		return nil, fmt.Errorf("list partitions of %s: %w", t, err)
+		return nil, err
 	}
-	parts, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Partition, error) { return scanPartition(row, t) })
-	if err != nil {
-		return nil, fmt.Errorf("list partitions of %s: %w", t, err)
+	parts := make([]Partition, len(found))
+	for i := range found {
+		if parts[i], err = found[i].partition(t); err != nil {
+			return nil, fmt.Errorf("list partitions of %s: %w", t, err)
+		}
 	}
 	return NewCatalog(parts), nil
 }
 
-func scanPartition(row pgx.CollectableRow, t Table) (Partition, error) {
-	var p Partition
-	var kind, expr, comment string
-	var pending bool
-	if err := row.Scan(&p.OID, &p.Schema, &p.Name, &kind, &pending, &expr, &p.RowsEstimate, &p.Owner, &comment, &p.SizeBytes); err != nil {
-		return Partition{}, err
+// relation is a partition as the catalog has it.
+type relation struct {
+	Partition
+	kind, expr, comment string
+	pending             bool
+	parent              uint32
+	level               int
+	key                 []string // of the parent where that is a partition itself: strategy, columns, the first one, its type, whether that has its usual order
+}
+
+func load(ctx context.Context, q Querier, t Table, sizeSQL, parentsSQL string) ([]relation, error) {
+	rows, err := q.Query(ctx, fmt.Sprintf(loadSQL, sizeSQL, rowsSQL, parentsSQL), t.OID, t.markPrefix(Drop), t.markPrefix(Detach))
+	if err != nil {
+		return nil, fmt.Errorf("list partitions of %s: %w", t, err)
 	}
-	p.Kind, p.SizeEstimated, p.State = kind[0], true, Attached
-	var bounds string
-	bounds, p.attic, p.comment, p.mark = t.readMark(comment)
-	var err error
+	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (r relation, err error) {
+		err = row.Scan(&r.OID, &r.Schema, &r.Name, &r.kind, &r.pending, &r.expr, &r.RowsEstimate, &r.Owner, &r.comment, &r.SizeBytes, &r.parent, &r.level, &r.key)
+		return r, err
+	})
+	return found, wrap(err, "list partitions of %s", t)
+}
+
+// partition understands what r says as a partition of t. An error names it.
+func (r relation) partition(t Table) (Partition, error) {
+	p, bounds, err := r.Partition, "", error(nil)
+	p.Kind, p.SizeEstimated, p.State = r.kind[0], true, Attached
+	bounds, p.attic, p.comment, p.mark = t.readMark(r.comment)
 	switch {
-	case expr == "":
+	case r.expr == "":
 		p.State = Detached
 		p.Bounds, p.Default, err = ParseBounds(bounds, t.Key.Kind)
-	case pending:
+	case r.pending:
 		p.State = DetachPending
 		fallthrough
 	default:
-		p.Bounds, p.Default, err = t.Key.parse(expr)
+		p.Bounds, p.Default, err = t.Key.parse(r.expr)
 	}
 	if err != nil && t.ReadOnly != nil {
-		p.Foreign, err = expr, nil
+		p.Foreign, err = r.expr, nil
 	}
-	if err != nil {
-		return Partition{}, fmt.Errorf("partition %s: %w", p, err)
-	}
-	return p, nil
+	return p, wrap(err, "partition %s", p)
 }
 
 // ExactSizes reads the sizes of partitions of t, with indexes and TOAST, from their files. For a partition that somebody has locked it waits as
@@ -115,6 +135,14 @@ func (w *Worker) ExactSizes(ctx context.Context, t Table, parts []Partition) (ma
 		return err
 	})
 	return sizes, err
+}
+
+// ExactRows counts the rows of p, with those of partitions below it. Like ExactSizes it waits for who has locked it.
+func (w *Worker) ExactRows(ctx context.Context, p Partition) (rows int64, err error) {
+	err = w.read(ctx, "count the rows of "+p.String(), func(tx pgx.Tx) error {
+		return tx.QueryRow(ctx, "SELECT count(*) FROM "+p.Ident()).Scan(&rows)
+	})
+	return rows, err
 }
 
 // read runs fn, which only reads but needs table locks for that, as DDL would be run.
