@@ -69,21 +69,18 @@ func (p process) must(args ...string) string {
 }
 
 // scan reads one value as text.
-func (p process) scan(sql string) (text string) {
+func (p process) scan(sql string) string {
 	p.t.Helper()
 	conn, err := pgx.Connect(p.t.Context(), p.url)
 	if err != nil {
 		p.t.Fatal(err)
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(p.t.Context())) }()
-	rows, err := conn.Query(p.t.Context(), sql, pgx.QueryExecModeSimpleProtocol)
-	if err == nil {
-		text, err = pgx.CollectExactlyOneRow(rows, func(row pgx.CollectableRow) (string, error) { return string(row.RawValues()[0]), nil })
-	}
-	if err != nil {
+	results, err := conn.PgConn().Exec(p.t.Context(), sql).ReadAll()
+	if err != nil || len(results) != 1 || len(results[0].Rows) != 1 {
 		p.t.Fatalf("%s: %v", sql, err)
 	}
-	return text
+	return string(results[0].Rows[0][0])
 }
 
 func (p process) exec(sql string) {
@@ -93,7 +90,7 @@ func (p process) exec(sql string) {
 		p.t.Fatal(err)
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(p.t.Context())) }()
-	if _, err := conn.Exec(p.t.Context(), sql); err != nil {
+	if _, err := conn.PgConn().Exec(p.t.Context(), sql).ReadAll(); err != nil {
 		p.t.Fatalf("%s: %v", sql, err)
 	}
 }
@@ -106,7 +103,7 @@ func (p process) clean() {
 		"pending detaches":              `SELECT count(*) FROM pg_inherits WHERE inhdetachpending`,
 		"marks":                         `SELECT count(*) FROM pg_description WHERE classoid = 'pg_class'::regclass AND description LIKE 'auditdb %FOR VALUES%'`,
 		"checks":                        `SELECT count(*) FROM pg_constraint WHERE conname LIKE 'auditdb\_a%' AND connamespace = 'public'::regnamespace`,
-		"partitions without a guard":    `SELECT count(*) FROM pg_inherits h WHERE h.inhparent = 'public.audit_log'::regclass AND NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = h.inhrelid AND t.tgtype & 32 <> 0)`,
+		"partitions without a guard":    `SELECT count(*) FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhrelid WHERE h.inhparent = 'public.audit_log'::regclass AND pg_get_expr(c.relpartbound, 0) <> 'DEFAULT' AND NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = h.inhrelid AND t.tgtype & 32 <> 0)`,
 		"locks":                         `SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`,
 	} {
 		if n := p.scan(sql); n != "0" {
