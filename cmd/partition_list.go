@@ -118,6 +118,7 @@ func runPartitionList(ctx context.Context, app *App, o partitionListOptions) err
 		if c.err == nil {
 			if c.result, c.err = listTable(ctx, app, db, worker, t.table, o); c.err == nil {
 				doc.Tables = append(doc.Tables, c.result)
+				all = slices.Grow(all, len(c.result.Partitions))
 				for _, p := range c.result.Partitions {
 					all = append(all, listedPartition{Table: c.result.Table, partitionEntry: p})
 				}
@@ -166,6 +167,7 @@ func listTable(ctx context.Context, app *App, db *postgres.DB, worker *partition
 			return partitionListTable{}, err
 		}
 	}
+	d.Partitions = slices.Grow(d.Partitions, len(shown))
 	for _, p := range shown {
 		d.Partitions = l.entries(d.Partitions, p, p, t.String(), 1)
 	}

@@ -42,7 +42,7 @@ type field struct {
 // document is doc with the schema key before its own.
 func document(command string, doc any) any {
 	head := member{"schema", SchemaName(command)}
-	switch body := tree(reflect.ValueOf(doc)).(type) {
+	switch body := (trees{}).of(reflect.ValueOf(doc)).(type) {
 	case nil:
 		return object{head}
 	case object:
@@ -53,8 +53,11 @@ func document(command string, doc any) any {
 	}
 }
 
-// tree converts a Go value as encoding/json would, with this package's rules for times, durations and empty lists.
-func tree(v reflect.Value) any {
+// trees remembers the keys of the structs that it has converted: a long list has the same ones in each element.
+type trees map[reflect.Type][]field
+
+// of converts a Go value as encoding/json would, with this package's rules for times, durations and empty lists.
+func (t trees) of(v reflect.Value) any {
 	if !v.IsValid() {
 		return nil
 	}
@@ -66,13 +69,13 @@ func tree(v reflect.Value) any {
 		if v.IsNil() {
 			return nil
 		}
-		return tree(v.Elem())
+		return t.of(v.Elem())
 	case reflect.Struct:
-		return structTree(v)
+		return t.ofStruct(v)
 	case reflect.Map:
-		return mapTree(v)
+		return t.ofMap(v)
 	case reflect.Slice, reflect.Array:
-		return listTree(v)
+		return t.ofList(v)
 	default:
 		return scalar(v)
 	}
@@ -180,9 +183,14 @@ func decodeNext(dec *json.Decoder) (any, error) {
 	return nil, errToken
 }
 
-func structTree(v reflect.Value) any {
-	obj := object{}
-	for _, f := range fields(v.Type()) {
+func (t trees) ofStruct(v reflect.Value) any {
+	known, seen := t[v.Type()]
+	if !seen {
+		known = fields(v.Type())
+		t[v.Type()] = known
+	}
+	obj := make(object, 0, len(known))
+	for _, f := range known {
 		value, err := v.FieldByIndexErr(f.index)
 		if err != nil { // within a nil embedded pointer
 			continue
@@ -190,7 +198,7 @@ func structTree(v reflect.Value) any {
 		if f.omitEmpty && value.IsZero() {
 			continue
 		}
-		obj = append(obj, member{f.name, tree(value)})
+		obj = append(obj, member{f.name, t.of(value)})
 	}
 	return obj
 }
@@ -237,22 +245,22 @@ func indirect(t reflect.Type) reflect.Type {
 	return t
 }
 
-func mapTree(v reflect.Value) any {
+func (t trees) ofMap(v reflect.Value) any {
 	obj := object{}
 	for _, k := range v.MapKeys() {
-		obj = append(obj, member{fmt.Sprint(k.Interface()), tree(v.MapIndex(k))})
+		obj = append(obj, member{fmt.Sprint(k.Interface()), t.of(v.MapIndex(k))})
 	}
 	slices.SortFunc(obj, func(a, b member) int { return strings.Compare(a.name, b.name) })
 	return obj
 }
 
-func listTree(v reflect.Value) any {
+func (t trees) ofList(v reflect.Value) any {
 	if v.Kind() == reflect.Slice && v.Type().Elem().Kind() == reflect.Uint8 {
 		return base64.StdEncoding.EncodeToString(v.Bytes())
 	}
 	list := make([]any, 0, v.Len())
 	for i := range v.Len() {
-		list = append(list, tree(v.Index(i)))
+		list = append(list, t.of(v.Index(i)))
 	}
 	return list
 }

@@ -108,8 +108,9 @@ func writeCSV(w io.Writer, list any) error {
 	if err := out.Write(names); err != nil {
 		return err
 	}
+	known := trees{}
 	for i := range v.Len() {
-		row, ok := tree(v.Index(i)).(object)
+		row, ok := known.of(v.Index(i)).(object)
 		if !ok {
 			return NotAList(CSVFormat)
 		}
@@ -164,8 +165,9 @@ func writeLines(w io.Writer, list any) error {
 	if v.Kind() != reflect.Slice {
 		return NotAList(NDJSONFormat)
 	}
+	known := trees{}
 	for i := range v.Len() {
-		if err := writeJSON(w, tree(v.Index(i)), ""); err != nil {
+		if err := writeJSON(w, known.of(v.Index(i)), ""); err != nil {
 			return err
 		}
 	}
