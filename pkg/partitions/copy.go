@@ -356,7 +356,7 @@ func (c *Copy) run(ctx context.Context) error {
 	if err := c.compare(ctx); err != nil {
 		return err
 	}
-	return c.w.awaitSnapshots(ctx, c.w.o.Now().Add(c.w.o.Wait), c.what("replace"))
+	return c.w.awaitSnapshots(postgres.WithPatience(ctx, c.w.o.Wait), c.what("replace"))
 }
 
 func (c *Copy) late() bool { return !c.spec.Until.IsZero() && !c.w.o.Now().Before(c.spec.Until) }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,7 +43,6 @@ func (c *Copy) Swap(ctx context.Context, fn func(ctx context.Context, tx pgx.Tx)
 
 func (c *Copy) swap(ctx context.Context, fn func(ctx context.Context, tx pgx.Tx) ([]Event, error)) error {
 	ctx = postgres.WithPatience(ctx, c.w.o.Wait)
-	until := c.w.o.Now().Add(c.w.o.Wait)
 	o := postgres.DDLOptions{LockTimeout: c.w.o.LockTimeout, Wait: c.w.o.Wait, Role: c.role(), What: c.what("replace")}
 	var old []holder
 	err := c.w.o.DB.DDL(ctx, o, func(tx pgx.Tx) error {
@@ -52,25 +52,25 @@ func (c *Copy) swap(ctx context.Context, fn func(ctx context.Context, tx pgx.Tx)
 		if _, err := tx.Exec(ctx, "SET LOCAL idle_in_transaction_session_timeout = 0"); err != nil {
 			return err
 		}
-		if err := c.catchUp(ctx, until); err != nil {
+		if err := c.catchUp(ctx, tx.Conn().PgConn().PID()); err != nil {
 			return err
 		}
 		if err := c.lock(ctx, tx, "SHARE ROW EXCLUSIVE"); err != nil {
 			return err
 		}
 		c.locked = true
-		limit := c.w.o.Now().Add(c.w.o.LockTimeout)
+		hurried := postgres.WithPatience(ctx, c.w.o.LockTimeout)
 		if err := c.last(ctx, tx); err != nil {
 			return err
 		}
 		var err error
-		if old, err = c.w.oldSnapshots(ctx, limit, hurriedPoll); err != nil {
+		if old, err = c.w.oldSnapshots(hurried, c.w.o.LockTimeout, hurriedPoll, tx.Conn().PgConn().PID()); err != nil {
 			return err
 		}
 		if len(old) > 0 {
 			return errOldSnapshot
 		}
-		if err := postgres.SetLockTimeout(ctx, tx, max(limit.Sub(c.w.o.Now()), 10*time.Millisecond)); err != nil {
+		if err := postgres.SetLockTimeout(ctx, tx, max(postgres.Patience(hurried, c.w.o.LockTimeout), 10*time.Millisecond)); err != nil {
 			return err
 		}
 		if err := c.lock(ctx, tx, "ACCESS EXCLUSIVE"); err != nil {
@@ -85,7 +85,7 @@ func (c *Copy) swap(ctx context.Context, fn func(ctx context.Context, tx pgx.Tx)
 }
 
 // catchUp brings the target so near to the source that little is left for the time in which writers wait, and then waits for old snapshots.
-func (c *Copy) catchUp(ctx context.Context, until time.Time) error {
+func (c *Copy) catchUp(ctx context.Context, own uint32) error {
 	for {
 		n, err := c.flush(ctx, flushRows)
 		if err != nil {
@@ -95,7 +95,7 @@ func (c *Copy) catchUp(ctx context.Context, until time.Time) error {
 			break
 		}
 	}
-	return c.w.awaitSnapshots(ctx, until, c.what("replace"))
+	return c.w.awaitSnapshots(ctx, c.what("replace"), own)
 }
 
 // lock takes the table first, then the source; what is below a partitioned source comes with it.
@@ -186,9 +186,10 @@ func (w *Worker) explainIf(t Table, what string, err error) error {
 	return w.explain(t, what, err)
 }
 
-// awaitSnapshots waits until no snapshot is left that was taken before now, up to until; then the error, of class locked, names whose are.
-func (w *Worker) awaitSnapshots(ctx context.Context, until time.Time, what string) error {
-	old, err := w.oldSnapshots(ctx, until, snapshotPoll)
+// awaitSnapshots waits until no snapshot is left that was taken before now, as long as Options.Wait; then the error, of class locked, names
+// whose are.
+func (w *Worker) awaitSnapshots(ctx context.Context, what string, except ...uint32) error {
+	old, err := w.oldSnapshots(ctx, w.o.Wait, snapshotPoll, except...)
 	if err == nil && len(old) > 0 {
 		err = heldUp(what, old)
 	}
@@ -204,11 +205,13 @@ func heldUp(what string, by []holder) error {
 		"%s: a transaction that could not see the copied rows is still open: %s", what, strings.Join(texts, "; "))
 }
 
-// oldSnapshots waits for the snapshots that there are now to end, up to until, and returns the sessions whose have not. A snapshot counts as
-// ended when its session has none, is in another transaction, or has a younger one.
-func (w *Worker) oldSnapshots(ctx context.Context, until time.Time, poll time.Duration) ([]holder, error) {
+// oldSnapshots waits for the snapshots that there are now to end, and returns the sessions whose have not. A snapshot counts as ended when its
+// session has none, is in another transaction, or has a younger one. Those of sessions except (pids) read nothing that matters.
+func (w *Worker) oldSnapshots(ctx context.Context, wait time.Duration, poll time.Duration, except ...uint32) ([]holder, error) {
+	ctx = postgres.WithPatience(ctx, postgres.Patience(ctx, wait))
 	old, err := snapshotHolders(ctx, w.o.DB.Pool())
-	for err == nil && len(old) > 0 && w.o.Now().Before(until) {
+	old = slices.DeleteFunc(old, func(h holder) bool { return slices.Contains(except, uint32(h.PID)) }) //nolint:gosec // a pid is positive
+	for err == nil && len(old) > 0 && postgres.Patience(ctx, wait) > 0 {
 		timer := time.NewTimer(poll)
 		select {
 		case <-ctx.Done():
