@@ -93,8 +93,8 @@ type Copy struct {
 	spec   CopySpec
 	head   copyHead
 	rows   int64
-	counts map[uint32]int64 // rows of each relation of the target, once they have been compared
-	locked bool             // Swap keeps writers out
+	counts map[uint32]int64 // rows of each relation of the target, once they have been compared, without those that writers put there
+	moved  map[uint32]int64 // all of them, when they are swapped
 }
 
 // StartCopy begins a copy, or finds the one that an interrupted run has left. It is called under the table's lock. A copy of the same source
@@ -233,7 +233,7 @@ func (c *Copy) restart(ctx context.Context) error {
 		n := c.head.names()
 		for _, sql := range []string{
 			"LOCK TABLE " + c.spec.Source.Ident() + " IN SHARE ROW EXCLUSIVE MODE", "SET LOCAL auditdb.purpose = 'move'",
-			"TRUNCATE " + c.spec.Target.Ident(), "SET LOCAL auditdb.purpose = ''", "DELETE FROM " + n.delta(), "DELETE FROM " + n.state(),
+			c.head.noteSQL(), "TRUNCATE " + c.spec.Target.Ident(), "SET LOCAL auditdb.purpose = ''", "DELETE FROM " + n.delta(), "DELETE FROM " + n.state(),
 		} {
 			if _, err := tx.Exec(ctx, sql); err != nil {
 				return err
@@ -252,14 +252,7 @@ func (c *Copy) tx(ctx context.Context, o pgx.TxOptions, fn func(tx pgx.Tx, leave
 			}
 		}
 		// A policy that hides rows from the owner has to be an error.
-		var patience time.Duration // while the source is locked, somebody may wait for it before us, and for ever
-		if c.locked {
-			patience = c.w.o.LockTimeout
-		}
-		if err := postgres.SetLockTimeout(ctx, tx, patience); err != nil {
-			return err
-		}
-		for _, sql := range []string{"SET LOCAL row_security = off", "LOCK TABLE " + c.spec.Source.Ident() + " IN ACCESS SHARE MODE"} {
+		for _, sql := range []string{"SET LOCAL row_security = off", "SET LOCAL lock_timeout = 0", "LOCK TABLE " + c.spec.Source.Ident() + " IN ACCESS SHARE MODE"} {
 			if _, err := tx.Exec(ctx, sql); err != nil {
 				return err
 			}
@@ -338,17 +331,8 @@ func (c *Copy) run(ctx context.Context) error {
 	if err := c.backfill(ctx); err != nil {
 		return err
 	}
-	for {
-		n, err := c.flush(ctx, flushRows)
-		if err != nil {
-			return err
-		}
-		if n < fewRows {
-			break
-		}
-		if c.late() {
-			return ErrIncomplete
-		}
+	if err := c.catchUp(ctx, fewRows); err != nil {
+		return err
 	}
 	if err := c.analyze(ctx); err != nil {
 		return err
@@ -356,7 +340,42 @@ func (c *Copy) run(ctx context.Context) error {
 	if err := c.compare(ctx); err != nil {
 		return err
 	}
-	return c.w.awaitSnapshots(postgres.WithPatience(ctx, c.w.o.Wait), c.what("replace"))
+	if err := c.catchUp(ctx, fewRows); err != nil {
+		return err
+	}
+	if err := c.both(ctx); err != nil {
+		return err
+	}
+	if err := c.catchUp(ctx, 1); err != nil {
+		return err
+	}
+	return c.w.awaitSnapshots(ctx, c.what("replace"))
+}
+
+// catchUp copies new rows until fewer than few were left.
+func (c *Copy) catchUp(ctx context.Context, few int64) error {
+	for {
+		n, err := c.flush(ctx, flushRows)
+		if err != nil || n < few {
+			return err
+		}
+		if c.late() {
+			return ErrIncomplete
+		}
+	}
+}
+
+// both makes writers put each new row into the target too, in their own transaction: for every snapshot it is in both tables or in none. So
+// once the rows that were noted before are copied, and no snapshot is older than that, it makes no difference to a reader which of the two it
+// reads.
+func (c *Copy) both(ctx context.Context) error {
+	return c.ddl(ctx, "watch", func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "LOCK TABLE "+c.spec.Source.Ident()+" IN SHARE ROW EXCLUSIVE MODE"); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, c.head.bothSQL())
+		return err
+	})
 }
 
 func (c *Copy) late() bool { return !c.spec.Until.IsZero() && !c.w.o.Now().Before(c.spec.Until) }
@@ -414,15 +433,15 @@ func (c *Copy) backfill(ctx context.Context) error {
 func (c *Copy) flush(ctx context.Context, limit int) (n int64, err error) {
 	var put map[uint32]int64
 	err = c.tx(ctx, pgx.TxOptions{}, func(tx pgx.Tx, leaves map[uint32]leaf, _ []done) error {
-		rels, err := oids(ctx, tx, "SELECT DISTINCT rel FROM "+c.head.names().delta())
+		noted, err := c.head.noted(ctx, tx)
 		if err != nil {
 			return err
 		}
 		put, n = map[uint32]int64{}, 0
-		for _, rel := range rels {
+		for rel := range noted {
 			l, ok := leaves[rel]
 			if !ok {
-				return errMoved
+				continue // a writer has put the row there
 			}
 			if err := c.flushLeaf(ctx, tx, l, limit, put); err != nil {
 				return err
@@ -462,14 +481,6 @@ func (c *Copy) flushLeaf(ctx context.Context, tx pgx.Tx, l leaf, limit int, put 
 			"%d of the %d rows that were inserted into %s meanwhile are not there any more", noted-copied, noted, displayName(l.Schema, l.Name))
 	}
 	return nil
-}
-
-func oids(ctx context.Context, q Querier, sql string) ([]uint32, error) {
-	rows, err := q.Query(ctx, sql)
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, pgx.RowTo[uint32])
 }
 
 // analyze gives the new tables statistics before anybody reads them.
@@ -516,8 +527,14 @@ func (c *Copy) compare(ctx context.Context) error {
 			return fault.New(fault.Data, "nothing was replaced; take the copy back with --abort and begin again",
 				"the copy differs from its source: %d rows in %s, %d in the copy, checksums %s and %s", there, c.spec.Source, copied, left, right)
 		}
+		noted, err := c.head.noted(ctx, tx)
+		for rel, n := range noted {
+			if _, ok := leaves[rel]; !ok {
+				counts[rel] -= n
+			}
+		}
 		c.counts = counts
-		return nil
+		return err
 	})
 }
 

@@ -218,7 +218,7 @@ func (w *Worker) runFan(ctx context.Context, f *fan) ([]Created, error) {
 	}
 	var made []Created
 	err = c.Swap(ctx, func(ctx context.Context, tx pgx.Tx) (events []Event, err error) {
-		made, events, err = f.swap(ctx, tx, c.counts)
+		made, events, err = f.swap(ctx, tx, c.moved)
 		return events, err
 	})
 	return made, err

@@ -101,15 +101,47 @@ func (h copyHead) commentSQL() (string, error) {
 // rights on the table of notes.
 func (h copyHead) watchSQL() string {
 	n := h.names()
-	body := "BEGIN INSERT INTO " + n.delta() + " (rel, tid) VALUES (TG_RELID, NEW.ctid) ON CONFLICT DO NOTHING; RETURN NULL; END"
 	refuse := fmt.Sprintf("BEGIN RAISE EXCEPTION USING ERRCODE = 'object_in_use', MESSAGE = TG_OP || %s, HINT = %s; END",
 		quoteText(fmt.Sprintf(" on %s is refused while its rows are copied (auditdb partition %s)", displayName(h.Schema, h.Name), h.Purpose)),
 		quoteText("let that run end, or take it back with --abort; INSERT goes on"))
 	return strings.Join([]string{
 		fmt.Sprintf("CREATE TABLE %s (rel oid, tid tid, PRIMARY KEY (rel, tid))", n.delta()),
-		fmt.Sprintf("CREATE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS %s", n.note(), quoteText(body)),
+		h.noteSQL(),
 		fmt.Sprintf("CREATE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS %s", n.keep(), quoteText(refuse)),
 	}, ";\n")
+}
+
+// noteSQL makes the function that notes new rows.
+func (h copyHead) noteSQL() string {
+	n := h.names()
+	return n.noteFunction("BEGIN INSERT INTO " + n.delta() + " (rel, tid) VALUES (TG_RELID, NEW.ctid) ON CONFLICT DO NOTHING; RETURN NULL; END")
+}
+
+// bothSQL makes it put each new row into the target, and note where.
+func (h copyHead) bothSQL() string {
+	columns, exprs := h.lists()
+	n := h.names()
+	return n.noteFunction(fmt.Sprintf(`#variable_conflict use_column
+DECLARE auditdb_rel oid; auditdb_tid tid; BEGIN
+  INSERT INTO %[1]s (%[2]s) OVERRIDING SYSTEM VALUE SELECT %[3]s FROM (SELECT NEW.*) s RETURNING tableoid, ctid INTO auditdb_rel, auditdb_tid;
+  INSERT INTO %[4]s (rel, tid) VALUES (auditdb_rel, auditdb_tid) ON CONFLICT DO NOTHING; RETURN NULL; END`, h.Target.Ident(), columns, exprs, n.delta()))
+}
+
+func (n copyNames) noteFunction(body string) string {
+	return fmt.Sprintf("CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS %s", n.note(), quoteText(body))
+}
+
+// noted counts the noted rows: of a leaf of the source those that are to be copied, of a relation of the target those that writers put there.
+func (h copyHead) noted(ctx context.Context, q Querier) (map[uint32]int64, error) {
+	rows, err := q.Query(ctx, "SELECT rel, count(*) FROM "+h.names().delta()+" GROUP BY 1")
+	if err != nil {
+		return nil, err
+	}
+	noted := map[uint32]int64{}
+	var rel uint32
+	var n int64
+	_, err = pgx.ForEachRow(rows, []any{&rel, &n}, func() error { noted[rel] = n; return nil })
+	return noted, err
 }
 
 func (h copyHead) triggersSQL() string {
