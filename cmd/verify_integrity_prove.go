@@ -115,14 +115,14 @@ func runProve(ctx context.Context, app *App, o proveOptions) error {
 	return app.Emit("verify-integrity.prove", doc, doc.draw)
 }
 
-// configuredPublic gives the verifier key that is configured, by itself or with the secret; none is no error.
+// configuredPublic gives the verifier keys that are configured, by themselves or with the secrets; none is no error.
 func configuredPublic(app *App) ([]*integrity.PublicKey, error) {
 	keys, err := loadKeys(app)
 	if err != nil {
 		return nil, err
 	}
 	if keys != nil {
-		return []*integrity.PublicKey{keys.Public()}, nil
+		return keys.Publics(), nil
 	}
 	file := app.Config.Integrity.PublicKeyFile
 	if file == "" {

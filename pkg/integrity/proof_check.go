@@ -121,6 +121,15 @@ func (p *EventProof) event(cp Checkpoint) (*ProvenEvent, error) {
 	return e, nil
 }
 
+// Publics returns the verifier keys of all keys of the file: checkpoints of before a rotation are signed by older ones.
+func (k *Keys) Publics() []*PublicKey {
+	var out []*PublicKey
+	for _, one := range k.all() {
+		out = append(out, one.pub)
+	}
+	return out
+}
+
 // verifyAny checks that one of the keys signed a checkpoint of its own origin.
 func verifyAny(signed string, keys []*PublicKey) error {
 	var missing error

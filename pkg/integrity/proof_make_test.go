@@ -183,7 +183,7 @@ UPDATE public.audit_log SET principal_id = NULL, target_resource_id = NULL, outc
 	f.refused(first+4, fault.Integrity, "row_modified")
 }
 
-// Rows that went with their partition, or that a logged expiry took out.
+// Rows that went with their partition.
 func TestProvePruned(t *testing.T) {
 	t.Parallel()
 	f, first := filled(t)
@@ -193,6 +193,43 @@ func TestProvePruned(t *testing.T) {
 	f.append1(Entry{Table: f.table, Body: &Prune{Table: f.table.ID, Partition: month(1), Rows: 60}})
 	f.refused(february, fault.Data, "which was pruned at")
 	f.proven(first)
+}
+
+// The rows of a partition that was cut are proven wherever the pieces are; those of a piece that was pruned are listed as gone.
+func TestProveSplitRows(t *testing.T) {
+	t.Parallel()
+	f, _ := filled(t)
+	pieces := f.split()
+	one := func(p PartitionRef) int64 {
+		return f.ids("SELECT id FROM public." + p.Name + " WHERE id >= 1099511627776 ORDER BY id LIMIT 1")[0]
+	}
+	a, b, c := one(pieces[0]), one(pieces[1]), one(pieces[2])
+	for _, id := range []int64{a, b, c} {
+		f.proven(id)
+	}
+	f.detach(pieces[1])
+	f.proven(b)
+	f.drop(pieces[1])
+	f.refused(b, fault.Data, "is gone for good")
+	f.proven(a)
+	f.exec(fmt.Sprintf("DELETE FROM public.audit_log WHERE id = %d", c))
+	f.refused(c, fault.Integrity, "row_missing")
+}
+
+// Rows that were erased as the log has it are proven without what is gone.
+func TestProveRedacted(t *testing.T) {
+	t.Parallel()
+	f, first := filled(t)
+	sealed := f.ids("SELECT min(id) FROM public.audit_log")[0]
+	if err := f.redact(first+5, sealed); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []int64{first + 5, sealed} {
+		if e := f.proven(id); !e.Hidden || e.Fields[4].Value == nil {
+			t.Error(e)
+		}
+	}
+	f.proven(first + 6)
 }
 
 func (f *fixture) append1(e Entry) {

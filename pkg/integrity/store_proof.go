@@ -147,6 +147,25 @@ ORDER BY p.seq DESC LIMIT 1`, table, from, to).Scan(&text)
 	return text, nil
 }
 
+// maxDetachments is how many detached partitions are looked into for a row.
+const maxDetachments = 50
+
+// readDetachments reads the newest detach records of a table about ranges that overlap one.
+func readDetachments(ctx context.Context, tx pgx.Tx, table int16, rng Range) ([]string, error) {
+	from, to := rng.timestamps()
+	rows, err := tx.Query(ctx, `
+SELECT l.record FROM auditdb.log l JOIN auditdb.log_partition p USING (seq)
+WHERE p.table_id = $1 AND p.part_from < $3 AND p.part_to > $2 AND starts_with(l.record, 'auditdb/1 detach') ORDER BY p.seq DESC LIMIT $4`, table, from, to, maxDetachments)
+	if err != nil {
+		return nil, fmt.Errorf("read the integrity log: %w", err)
+	}
+	out, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("read the integrity log: %w", err)
+	}
+	return out, nil
+}
+
 // expiryText is a row of auditdb.expired with its record.
 type expiryText struct {
 	record string
