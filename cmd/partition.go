@@ -17,7 +17,7 @@ import (
 
 // partitionDocuments lists the documents of the partition commands.
 func partitionDocuments() map[string]any {
-	return map[string]any{"partition.create": partitionCreateDoc{}, "partition.list": partitionListDoc{}, "partition.prune": partitionPruneDoc{}, "partition.finalize": partitionFinalizeDoc{}, "partition.convert": partitionConvertDoc{}}
+	return map[string]any{"partition.create": partitionCreateDoc{}, "partition.list": partitionListDoc{}, "partition.prune": partitionPruneDoc{}, "partition.finalize": partitionFinalizeDoc{}, "partition.convert": partitionConvertDoc{}, "partition.adopt": partitionAdoptDoc{}}
 }
 
 func newPartitionCmd(app *App) *cobra.Command {
@@ -28,7 +28,7 @@ func newPartitionCmd(app *App) *cobra.Command {
 			"partitioned by range over one column of type timestamptz, timestamp or date; auditdb's own schema need not be there.",
 		Example: "  auditdb partition list\n  auditdb partition create --ahead 12\n  auditdb partition prune --older-than 13mo --dry-run",
 	}
-	cmd.AddCommand(newPartitionCreateCmd(app), newPartitionListCmd(app), newPartitionPruneCmd(app), newPartitionFinalizeCmd(app), newPartitionConvertCmd(app))
+	cmd.AddCommand(newPartitionCreateCmd(app), newPartitionListCmd(app), newPartitionPruneCmd(app), newPartitionFinalizeCmd(app), newPartitionConvertCmd(app), newPartitionAdoptCmd(app))
 	return cmd
 }
 

@@ -8,3 +8,14 @@ func TestSoakConvertKilled(t *testing.T) {
 	t.Parallel()
 	convertKilled(t, 25, 300_000)
 }
+
+func TestSoakAdoptKilled(t *testing.T) {
+	t.Parallel()
+	adoptKilled(t, 13, 2, 200_000)
+}
+
+// Millions of rows, killed on the way.
+func TestSoakAdoptMillions(t *testing.T) {
+	t.Parallel()
+	adoptKilled(t, 1, 3, 3_000_000)
+}

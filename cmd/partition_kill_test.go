@@ -169,3 +169,56 @@ func TestConvertKilled(t *testing.T) {
 	t.Parallel()
 	convertKilled(t, 3, 5000)
 }
+
+// predecessor is an audit log as older applications have it.
+const predecessor = `CREATE TABLE audit_log (id serial PRIMARY KEY, "timestamp" timestamptz NOT NULL, processing_latency int, action varchar(100) NOT NULL, status varchar(20) NOT NULL,
+  principal_id varchar(255), organization_id varchar(255), target_resource_type varchar(100), target_resource_id varchar(255), outcome_description text, correlation_id varchar(64), data_classification varchar(20),
+  retention_policy varchar(50), event_version varchar(10), hash varchar(64), hash_algorithm varchar(10), ttl varchar(50), archived_at timestamptz, details jsonb);
+CREATE INDEX ON audit_log (principal_id, "timestamp");
+INSERT INTO audit_log ("timestamp", action, status, principal_id, details, hash) SELECT now() - (g %% 90) * interval '1 day', 'a' || g %% 7, 'ok', 'p' || g %% 99, jsonb_build_object('n', g), md5(g::text) FROM generate_series(1, %d) g`
+
+// adoptKilled kills an adoption by copy at random moments, each time in a database of its own, with traffic, and runs it again.
+func adoptKilled(t *testing.T, times, kills, rows int) {
+	t.Helper()
+	var limit time.Duration
+	args := []string{"partition", "adopt", "audit_log"}
+	for i := range times + 1 {
+		url := pgtest.Empty(t)
+		conn, err := pgx.Connect(t.Context(), url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Exec(t.Context(), fmt.Sprintf(predecessor, rows)); err != nil {
+			t.Fatal(err)
+		}
+		x := startTraffic(t, url, `INSERT INTO audit_log ("timestamp", action, status) VALUES (now(), 'live', 'ok')`, "SELECT count(*) FROM audit_log", int64(rows))
+		if i > 0 {
+			for range kills {
+				killed(t, url, limit, args...)
+			}
+		}
+		started := time.Now()
+		finish(t, url, args...)
+		if i == 0 { // how long it takes
+			limit = time.Since(started)
+		}
+		want := x.end()
+		var n, ids, old, live int64
+		var left int
+		if err := conn.QueryRow(t.Context(), `SELECT count(*), count(DISTINCT id), count(*) FILTER (WHERE action = 'live'), (SELECT count(*) FROM (SELECT id, "timestamp", action::text, details, hash::text FROM audit_log_old EXCEPT SELECT id, "timestamp", action, details, hash FROM audit_log) x),
+  (SELECT count(*) FROM pg_class WHERE relname LIKE 'auditdb\_%' AND relkind <> 'i') + (SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'auditdb\_copy%') + (SELECT count(*) FROM pg_proc WHERE proname LIKE 'auditdb\_copy%') FROM audit_log`).Scan(&n, &ids, &live, &old, &left); err != nil {
+			t.Fatal(err)
+		}
+		if n < want || n > want+1 || ids != n || old != 0 || left != 0 || live == 0 {
+			t.Errorf("%d rows with %d ids instead of %d, %d rows differ, %d leftovers, %d came in meanwhile", n, ids, want, old, left, live)
+		}
+		if err := conn.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestAdoptKilled(t *testing.T) {
+	t.Parallel()
+	adoptKilled(t, 2, 1, 30_000)
+}

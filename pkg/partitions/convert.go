@@ -245,7 +245,6 @@ func swapSQL(s shape, d *ConvertDraft, state convertState, n convertNames) strin
 	if len(s.grantees) > 0 {
 		x.add("REVOKE ALL ON TABLE %s FROM %s CASCADE", x.history, sqlList(s.grantees))
 	}
-	x.guards()
 	x.makeViews()
 	return strings.Join(x.sql, ";\n")
 }

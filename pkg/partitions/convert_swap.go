@@ -227,15 +227,6 @@ func (x *swapping) makeRules() {
 	x.sql = append(x.sql, x.s.grants...)
 }
 
-// guards lets a table with integrity on be verified and keeps it from being emptied by accident, as public.audit_log is.
-func (x *swapping) guards() {
-	if r := x.d.options.Register; r == nil || !r.Integrity {
-		return
-	}
-	x.add("GRANT SELECT ON TABLE %s TO auditdb_verifier, auditdb_reader", x.t)
-	x.add("GRANT SELECT ON TABLE %s TO auditdb_verifier", x.history)
-}
-
 // makeViews lets the views read the new table.
 func (x *swapping) makeViews() {
 	for _, v := range x.s.views {

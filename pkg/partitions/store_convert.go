@@ -35,26 +35,25 @@ ON CONFLICT (schema_name, table_name) DO UPDATE SET time_column = excluded.time_
 	columnTypeSQL   = `SELECT format_type(a.atttypid, NULL) FROM pg_attribute a WHERE a.attrelid = $1 AND a.attname = $2 AND a.attnum > 0 AND NOT a.attisdropped`
 )
 
-// ResolveAny finds a table called name, partitioned or not, for the commands that make the one of the other. Of a plain table only OID,
-// Schema, Name and Owner are filled in; partitioned says which it is. An error has class usage.
+// ResolveAny finds a table called name, partitioned or not, for the commands that make the one of the other. Only OID, Schema, Name and
+// Owner are filled in; partitioned says which it is. An error has class usage.
 func ResolveAny(ctx context.Context, db *postgres.DB, name string) (t Table, partitioned bool, err error) {
 	p, err := resolveAny(ctx, db, name)
 	if err != nil {
 		return Table{}, false, err
 	}
-	switch {
-	case p.IsPartition || p.Kind != "r" && p.Kind != "p":
+	if p.IsPartition || p.Kind != "r" && p.Kind != "p" {
 		return Table{}, false, fault.New(fault.Usage, "name a table", "table %s: it is %s", name, describeKind(p.Kind, p.IsPartition))
-	case p.Kind == "p":
-		t, err = Resolve(ctx, db, name)
-		return t, true, err
 	}
-	return Table{OID: p.OID, Schema: p.Schema, Name: p.Name, Owner: p.Owner, Location: time.UTC}, false, nil
+	return Table{OID: p.OID, Schema: p.Schema, Name: p.Name, Owner: p.Owner, Location: time.UTC}, p.Kind == "p", nil
 }
 
 // DraftConvert reads the table and plans how to partition it, from wherever an interrupted run has left it. It changes nothing.
 func (w *Worker) DraftConvert(ctx context.Context, t Table, o ConvertOptions) (*ConvertDraft, error) {
 	now, converted, err := ResolveAny(ctx, w.o.DB, t.Ident())
+	if err == nil && converted {
+		now, err = Resolve(ctx, w.o.DB, t.Ident())
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -502,10 +501,6 @@ func (x *converting) settle(ctx context.Context, tx pgx.Tx) (Table, error) {
 
 // register writes the table's row of auditdb.managed_table.
 func register(ctx context.Context, tx pgx.Tx, t Table, r Registration) error {
-	integrity := "off"
-	if r.Integrity {
-		integrity = "on"
-	}
-	_, err := tx.Exec(ctx, registerSQL, t.Schema, t.Name, t.Key.Column, string(t.Key.Kind), string(t.Interval), t.Location.String(), t.Ahead, integrity, r.BlockIDs)
+	_, err := tx.Exec(ctx, registerSQL, registrationArgs(t, r)...)
 	return wrap(err, "register %s", t)
 }
