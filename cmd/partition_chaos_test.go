@@ -173,7 +173,7 @@ func killRounds(t *testing.T, rounds int) {
 		create := []string{"partition", "create", "--from", from + "-01", "--to", to + "-01"}
 		prune := []string{"partition", "prune", "--older-than", to + "-01-01", "--yes"}
 		for step, args := range [][]string{create, prune} {
-			after := rand.N(length) //nolint:gosec // any moment will do
+			after := rand.N(length)
 			ctx, cancel := context.WithTimeout(t.Context(), after)
 			started := time.Now()
 			if code, text := p.run(ctx, args...); code == -1 {

@@ -42,11 +42,11 @@ func PgBouncer(tb testing.TB, server *embedded.Postgres, mode string, settings .
 		"pool_mode = " + mode,
 	}, settings...)
 	config := filepath.Join(dir, "pgbouncer.ini")
-	if err := os.WriteFile(config, []byte(strings.Join(lines, "\n")+"\n"), 0o644); err != nil { //nolint:gosec // another user reads it
+	if err := os.WriteFile(config, []byte(strings.Join(lines, "\n")+"\n"), 0o644); err != nil {
 		tb.Fatal(err)
 	}
-	cmd := exec.CommandContext(context.WithoutCancel(tb.Context()), program, config) //nolint:gosec // the program to test with
-	if os.Geteuid() == 0 {                                                           // it refuses to run as root
+	cmd := exec.CommandContext(context.WithoutCancel(tb.Context()), program, config)
+	if os.Geteuid() == 0 { // it refuses to run as root
 		if err := asPostgres(cmd, dir); err != nil {
 			tb.Fatal(err)
 		}

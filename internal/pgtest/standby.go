@@ -42,24 +42,24 @@ func Standby(tb testing.TB, primary *embedded.Postgres, change ...func(*embedded
 	return standby, func() {
 		tb.Helper()
 		var at string
-		scan(tb, primary.URL(embedded.Superuser), "SELECT pg_current_wal_lsn()::text", &at)
-		eventually(tb, "the standby has caught up", func(context.Context) bool {
+		scan(tb.Context(), tb, primary.URL(embedded.Superuser), "SELECT pg_current_wal_insert_lsn()::text", &at)
+		eventually(tb, "the standby has caught up", func(ctx context.Context) bool {
 			there := false
-			scan(tb, standby.URL(embedded.Superuser), "SELECT coalesce(pg_last_wal_replay_lsn() >= '"+at+"', false)", &there)
+			scan(ctx, tb, standby.URL(embedded.Superuser), "SELECT coalesce(pg_last_wal_replay_lsn() >= '"+at+"', false)", &there)
 			return there
 		})
 	}
 }
 
 // scan reads one value.
-func scan(tb testing.TB, url, sql string, dest any) {
+func scan(ctx context.Context, tb testing.TB, url, sql string, dest any) {
 	tb.Helper()
-	conn, err := pgx.Connect(tb.Context(), url)
+	conn, err := pgx.Connect(ctx, url)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	defer func() { _ = conn.Close(context.WithoutCancel(tb.Context())) }()
-	if err := conn.QueryRow(tb.Context(), sql).Scan(dest); err != nil {
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	if err := conn.QueryRow(ctx, sql).Scan(dest); err != nil {
 		tb.Fatal(err)
 	}
 }
