@@ -80,8 +80,11 @@ func TestCheckerOnVectors(t *testing.T) {
 	for want, args := range map[int][][]string{
 		2: {{}, {"event"}, {"event", "testdata/event.tlog-proof"}, {"event", "testdata/gone", key}, {"nothing", key, key}},
 		4: {
-			{"event", "testdata/event.tlog-proof", other}, {"consistency", "testdata/consistency.proof", other},
-			{"event", "testdata/consistency.proof", key}, {"consistency", "testdata/event.tlog-proof", key}, {"event", key, key},
+			{"event", "testdata/event.tlog-proof", other},
+			{"consistency", "testdata/consistency.proof", other},
+			{"event", "testdata/consistency.proof", key},
+			{"consistency", "testdata/event.tlog-proof", key},
+			{"event", key, key},
 			{"partition", "audit_log_2026_04", "testdata/partition.rows", "testdata/partition.log", "testdata/partition.sets", "testdata/checkpoint", key},
 			{"partition", "audit_log_2026_03", "testdata/partition.rows", "testdata/partition.log", "testdata/partition.sets", "testdata/checkpoint", other},
 		},
