@@ -39,6 +39,8 @@ type ingestOptions struct {
 	limited                                 bool // --max-rejects was given
 	batchSize, jobs                         int
 	maxFuture                               *time.Duration
+	follow                                  bool
+	flush                                   *time.Duration
 }
 
 func newIngestCmd(app *App) *cobra.Command {
@@ -53,7 +55,7 @@ func newIngestCmd(app *App) *cobra.Command {
 			"--mapping FILE takes events of any shape: docs/mapping.md. Files in a folder that are neither JSON nor CSV with a header of ours are named and left out.",
 		Example: "  auditdb ingest events.ndjson.gz\n  auditdb ingest --mapping cloudtrail --create-partitions /var/log/cloudtrail\n" +
 			"  auditdb ingest --source app-1 --rejects bad.ndjson - < events.ndjson\n" +
-			"  auditdb ingest --mapping pgaudit --time-zone Europe/Paris /var/log/postgresql\n  auditdb ingest --mapping ./firewall.yaml --dry-run fw.log\n  auditdb ingest --dry-run events.csv -o json",
+			"  auditdb ingest --mapping pgaudit --time-zone Europe/Paris /var/log/postgresql\n  auditdb ingest --mapping ./firewall.yaml --dry-run fw.log\n  auditdb ingest --follow --create-partitions /var/log/app/audit.log\n  auditdb ingest --dry-run events.csv -o json",
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.limited = cmd.Flags().Changed("max-rejects")
@@ -77,6 +79,8 @@ func newIngestCmd(app *App) *cobra.Command {
 	f.IntVar(&o.batchSize, "batch-size", ingest.DefaultBatchRows, "records a transaction")
 	f.IntVarP(&o.jobs, "jobs", "j", 1, "connections that copy at once")
 	o.maxFuture = durationFlag(f, "max-future", 48*time.Hour, "reject events further ahead than this (0: never)")
+	f.BoolVar(&o.follow, "follow", false, "go on with files as they grow and are rotated, until SIGTERM; new files in folders too")
+	o.flush = durationFlag(f, "flush-interval", time.Second, "--follow: commit a record after this time at the latest")
 	f.BoolVar(&o.readBack, "readback", false, "read every batch back before it commits (default: the first and one in 256)")
 	f.BoolVar(&o.dryRun, "dry-run", false, "parse and map everything, show the first events, change nothing")
 	return cmd
@@ -94,6 +98,10 @@ func (o *ingestOptions) check(command string, args []string) error {
 		return usage(command, "", "--max-rejects must not be negative")
 	case o.unknown != "reject" && o.unknown != "details":
 		return usage(command, "", "--unknown must be reject or details, not %q", o.unknown)
+	case *o.flush <= 0:
+		return usage(command, "", "--flush-interval must be longer than 0")
+	case o.follow && (o.dryRun || o.source != ""):
+		return usage(command, "sources that are followed are known by their paths", "--follow goes with neither --dry-run nor --source")
 	case *o.maxFuture < 0:
 		return usage(command, "", "--max-future must not be negative")
 	}
@@ -120,11 +128,20 @@ func (o *ingestOptions) mappingOf() (ingest.Mapping, error) {
 }
 
 func runIngest(ctx context.Context, app *App, args []string, o ingestOptions) (err error) {
-	sources, err := ingest.Expand(args, o.source, app.In)
+	var sources []ingest.Source
+	var follow *ingest.Follow
+	if o.follow {
+		var roots []string
+		roots, err = ingest.FollowRoots(args)
+		follow = &ingest.Follow{Roots: roots, Flush: *o.flush}
+	} else {
+		sources, err = ingest.Expand(args, o.source, app.In)
+	}
 	if err != nil {
 		return err
 	}
 	opts := ingest.Options{
+		Follow: follow,
 		Now: app.Now, Format: o.format, MaxAhead: *o.maxFuture, BatchRows: o.batchSize, Jobs: o.jobs, ReadBack: o.readBack,
 		Wait: app.Config.Wait, DryRun: o.dryRun, MaxBad: o.maxRejects,
 	}

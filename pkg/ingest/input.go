@@ -24,6 +24,7 @@ const (
 // input is one source's content, decompressed, with the digest of the bytes as they are stored.
 type input struct {
 	stored *digester
+	buffer *bufio.Reader // of stored
 	r      io.Reader
 	close  func()
 	name   string // of the compression, for messages
@@ -47,7 +48,7 @@ func (d *digester) Read(p []byte) (int, error) {
 func openInput(r io.Reader) (*input, error) {
 	d := &digester{r: r, hash: sha256.New()}
 	br := bufio.NewReaderSize(d, readSize)
-	in := &input{stored: d, r: br, close: func() {}}
+	in := &input{stored: d, buffer: br, r: br, close: func() {}}
 	magic, err := br.Peek(4)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
@@ -106,6 +107,8 @@ type window struct {
 	offset int64 // of buf[r] in the decompressed content
 	eof    bool
 	err    error // other than the end
+
+	more func() bool // of what grows: whether there is more to read at once; nil: reading ends with the content
 }
 
 func newWindow(in *input) *window { return &window{in: in, buf: make([]byte, readSize)} }
@@ -169,9 +172,9 @@ func (s *window) peek() (byte, bool) {
 	}
 }
 
-// ahead returns at least n buffered bytes, fewer only at the end. n must be below the buffer's size.
+// ahead returns at least n buffered bytes, fewer only at the end, and of what grows where there are no more yet. n must be below the buffer's size.
 func (s *window) ahead(n int) []byte {
-	for s.w-s.r < n && s.fill() {
+	for s.w-s.r < n && (s.more == nil || s.w == s.r || s.more()) && s.fill() {
 		continue
 	}
 	return s.bytes()

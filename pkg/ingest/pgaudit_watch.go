@@ -85,6 +85,9 @@ func (w *errorWatch) fail(session string, r *logRecord) {
 
 // forget drops what is known about a chunk that goes on its way.
 func (w *errorWatch) forget(c *chunk) {
+	if w == nil {
+		return
+	}
 	for session, a := range w.running {
 		a.lines = slices.DeleteFunc(a.lines, func(l auditLine) bool { return l.chunk == c })
 		w.running[session] = a

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"auditdb/internal/fault"
 	"auditdb/internal/postgres"
@@ -23,24 +24,25 @@ type reading struct {
 
 	watch *errorWatch // nil: no record says anything about another
 	held  *chunk      // with a watch: the last chunk, until what follows it was seen
+
+	tail    *tail     // nil: the source has an end
+	pending chunk     // of a tail: what is to be sent with its next chunk
+	since   time.Time // when the first of these was read
+	scratch []byte    // of a tail: a record on its way to pending
 }
 
 // readSource reads one source to its end and sends what is not committed yet as chunks. An error of class data ends the source only.
 func (r *run) readSource(ctx context.Context, s *source) error {
+	if s.gone != "" {
+		r.leaveOut(s, &foreignError{s.gone})
+		return nil
+	}
 	if err := s.acquire(ctx, r); err != nil {
 		return err
 	}
 	defer r.release(ctx, s)
-	err := postgres.Retry(ctx, r.retry(), func(ctx context.Context) (err error) {
-		s.state, err = loadSource(ctx, r.db.Pool(), r.tableID, s.Name)
+	if err := r.loadState(ctx, s); err != nil {
 		return err
-	})
-	if err != nil {
-		return err
-	}
-	if s.state.id != 0 && !bytes.Equal(s.state.mappingSum, r.mappingSum) {
-		return fault.New(fault.Refused, "use the same mapping options as before, or give the source another name with --source",
-			"%s was read with mapping %s and other options than now", s.Name, s.state.mapping)
 	}
 	same, err := s.unchanged(ctx)
 	if err != nil {
@@ -55,12 +57,37 @@ func (r *run) readSource(ctx context.Context, s *source) error {
 		return err
 	}
 	defer closeStored()
+	return r.readInput(ctx, s, stored, nil)
+}
+
+// loadState reads what the database knows of a source, which must have been read with this run's mapping.
+func (r *run) loadState(ctx context.Context, s *source) error {
+	err := postgres.Retry(ctx, r.retry(), func(ctx context.Context) (err error) {
+		s.state, err = loadSource(ctx, r.db.Pool(), r.tableID, s.Name)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if s.state.id != 0 && !bytes.Equal(s.state.mappingSum, r.mappingSum) {
+		return fault.New(fault.Refused, "use the same mapping options as before, or give the source another name with --source",
+			"%s was read with mapping %s and other options than now", s.Name, s.state.mapping)
+	}
+	return nil
+}
+
+// readInput reads a source's stored bytes; t is the tail that they come from, or nil.
+func (r *run) readInput(ctx context.Context, s *source, stored io.Reader, t *tail) error {
 	in, err := openInput(stored)
 	if err != nil {
 		return r.sourceError(s, err)
 	}
 	defer in.close()
 	rd := &reading{run: r, src: s, win: newWindow(in), record: 1}
+	if t != nil && !t.compressed {
+		rd.tail, t.rd = t, rd
+		rd.win.more = func() bool { return in.buffer.Buffered() > 0 || t.more() }
+	}
 	if err := rd.all(ctx); err != nil {
 		var foreign *foreignError
 		if errors.As(err, &foreign) {
@@ -110,6 +137,11 @@ func (r *run) leaveOut(s *source, why *foreignError) {
 // all reads the source from its beginning to its end.
 func (rd *reading) all(ctx context.Context) error {
 	err := rd.everything(ctx)
+	if rd.tail != nil && fault.ClassOf(err) != fault.Refused {
+		if flushErr := rd.flush(rd.tail.pipe); flushErr != nil {
+			return flushErr
+		}
+	}
 	if c := rd.held; c != nil {
 		rd.held = nil
 		if err != nil && fault.ClassOf(err) != fault.Data {
@@ -245,12 +277,17 @@ func (rd *reading) skip(ctx context.Context, done doneRange) error {
 	if !bytes.Equal(h.Sum(nil), done.sum) {
 		return errChanged(rd.src.Name, fmt.Sprintf("records %d to %d are not those that are committed", done.first, done.last))
 	}
-	rd.src.count(Counts{Skipped: done.last - done.first + 1})
+	if !rd.src.again {
+		rd.src.count(Counts{Skipped: done.last - done.first + 1})
+	}
 	return nil
 }
 
 // fresh sends the records up to number last as chunks. io.EOF means that the source ended, perhaps after some.
 func (rd *reading) fresh(ctx context.Context, last int64) error {
+	if rd.tail != nil {
+		return rd.freshTail(last)
+	}
 	for rd.record <= last {
 		c, err := rd.run.chunk(ctx)
 		if err != nil {

@@ -216,6 +216,15 @@ func (r *RejectFile) flush(buf *bytes.Buffer) error {
 	return nil
 }
 
+// is tells whether info is that of the file; of no file it is not.
+func (r *RejectFile) is(info os.FileInfo) bool {
+	if r == nil {
+		return false
+	}
+	own, err := r.f.Stat()
+	return err == nil && os.SameFile(own, info)
+}
+
 // Close closes the file.
 func (r *RejectFile) Close() error { return r.f.Close() }
 

@@ -52,6 +52,7 @@ type Options struct {
 	Jobs      int // connections that copy; 0: 1
 	ReadBack  bool
 	Wait      time.Duration // for locks, and for a server that is away
+	Follow    *Follow       // files to follow besides the sources; nil: none
 	DryRun    bool          // parse and map only
 
 	// Creator makes partitions for rows that none takes; without one such rows are rejected. In a dry run it only says what it would make.
@@ -94,6 +95,8 @@ type run struct {
 	report Report
 	shown  int
 	errs   []error // of single sources
+
+	followed []*source
 }
 
 // Run ingests sources. The report is right also when an error comes with it: what it counts is committed.
@@ -108,7 +111,7 @@ func Run(ctx context.Context, o Options, sources []Source) (Report, error) {
 		all[i] = &source{Source: s, lockName: fmt.Sprintf("ingest:%d:%s", r.tableID, s.Name), report: SourceReport{Name: s.Name}}
 	}
 	err = r.work(ctx, all)
-	rep := r.finalReport(all)
+	rep := r.finalReport(append(all, r.followed...))
 	rep.ElapsedSeconds = o.Now().Sub(start).Seconds()
 	if rep.ElapsedSeconds > 0 {
 		rep.RowsPerSecond = float64(rep.Inserted) / rep.ElapsedSeconds
@@ -131,6 +134,8 @@ func newRun(ctx context.Context, o Options) (*run, error) {
 		return nil, err
 	}
 	switch {
+	case o.Follow != nil && o.DryRun:
+		return nil, fault.New(fault.Usage, "", "a dry run follows no files: leave --follow out")
 	case settings.encoding != "UTF8":
 		return nil, fault.New(fault.Usage, "auditdb needs a database with encoding UTF8", "the database's encoding is %s", settings.encoding)
 	case o.Format == FormatCSV && !o.Mapping.readsCSV():
@@ -183,7 +188,11 @@ func newRun(ctx context.Context, o Options) (*run, error) {
 func (r *run) work(ctx context.Context, all []*source) error {
 	grace, cancel := withGrace(ctx, graceTime)
 	defer cancel()
-	g, gctx := errgroup.WithContext(ctx)
+	pipe := ctx
+	if r.opts.Follow != nil {
+		pipe = grace // what was read before the end goes in as well
+	}
+	g, gctx := errgroup.WithContext(pipe)
 	g.Go(func() error {
 		defer close(r.read)
 		for _, s := range all {
@@ -191,7 +200,10 @@ func (r *run) work(ctx context.Context, all []*source) error {
 				return err
 			}
 		}
-		return nil
+		if r.opts.Follow == nil {
+			return nil
+		}
+		return r.followAll(ctx, gctx, *r.opts.Follow)
 	})
 	var preparers sync.WaitGroup
 	for range r.opts.Jobs {
@@ -214,7 +226,10 @@ func (r *run) work(ctx context.Context, all []*source) error {
 	if err != nil {
 		return err
 	}
-	return r.sourceErrors()
+	if err := r.sourceErrors(); err != nil || r.opts.Follow == nil {
+		return err
+	}
+	return context.Cause(ctx)
 }
 
 // withGrace returns a context that outlives ctx by d, for work that is better finished than broken off.
@@ -425,6 +440,10 @@ func (r *run) done(b *batch, n Counts, checkpoint *integrity.Checkpoint, rejects
 func (s *source) acquire(ctx context.Context, r *run) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.guard != nil {
+		s.refs = max(s.refs, 1)
+		return s.guard.acquire(ctx, r)
+	}
 	if s.lock != nil {
 		select {
 		case <-s.lock.Lost():
@@ -478,10 +497,13 @@ func (s *source) known(id int64) {
 func (r *run) release(ctx context.Context, s *source) {
 	s.mu.Lock()
 	s.refs--
-	last, whole, id := s.refs == 0, s.whole && !s.failed, s.state.id
+	last, whole, id, told := s.refs == 0, s.whole && !s.failed, s.state.id, s.onRelease
 	s.mu.Unlock()
 	if !last {
 		return
+	}
+	if told != nil {
+		defer told()
 	}
 	if whole && id != 0 && !r.opts.DryRun {
 		// Nothing is lost when this fails: the next run reads the source again and finds its ranges committed.

@@ -25,6 +25,7 @@ type Source struct {
 	In     io.Reader // of a stream without a path
 	stream bool      // can be read once only, and its path does not name its content
 	found  bool      // in a folder: nobody has named it
+	gone   string    // in a folder: why it cannot be read, "" where it can
 }
 
 // Stdin is the argument that stands for standard input.
@@ -76,8 +77,15 @@ func nameSources(all []Source, name string) error {
 	return nil
 }
 
+// expandPath makes sources of one argument. A pattern that no shell has expanded is expanded here, unless a file has that very name.
 func expandPath(arg string) ([]Source, error) {
 	info, err := os.Stat(arg)
+	if err != nil && strings.ContainsAny(arg, "*?[") {
+		return expandPattern(arg)
+	}
+	if target := danglesTo(arg); target != "" {
+		return nil, fault.New(fault.Usage, "", "look for the input: %s is a link to %s, which is not there", arg, target)
+	}
 	if err != nil {
 		return nil, fault.New(fault.Usage, "", "look for the input: %w", err)
 	}
@@ -104,6 +112,8 @@ func expandPath(arg string) ([]Source, error) {
 				return filepath.SkipDir
 			}
 			return nil
+		case d.Type()&fs.ModeSymlink != 0 && danglesTo(path) != "":
+			found = append(found, Source{Name: path, Path: path, found: true, gone: "it is a link to " + danglesTo(path) + ", which is not there"})
 		case isFile(path, d):
 			found = append(found, Source{Name: path, Path: path, found: true})
 			return readable(path)
@@ -115,6 +125,38 @@ func expandPath(arg string) ([]Source, error) {
 	}
 	slices.SortFunc(found, func(a, b Source) int { return strings.Compare(a.Path, b.Path) })
 	return found, nil
+}
+
+// expandPattern makes sources of all that a pattern such as logs/*.json names.
+func expandPattern(pattern string) ([]Source, error) {
+	paths, err := filepath.Glob(pattern)
+	if err != nil {
+		return nil, fault.New(fault.Usage, "", "look for %s: %w", pattern, err)
+	}
+	if len(paths) == 0 {
+		return nil, fault.New(fault.Usage, "", "look for the input: nothing is called %s", pattern)
+	}
+	var all []Source
+	for _, path := range paths {
+		found, err := expandPath(path)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, found...)
+	}
+	return all, nil
+}
+
+// danglesTo returns the target of a symbolic link that leads nowhere, "" for anything else.
+func danglesTo(path string) string {
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		return ""
+	}
+	target, err := os.Readlink(path)
+	if err != nil {
+		return ""
+	}
+	return target
 }
 
 // isFile tells files and links to files.
@@ -139,6 +181,7 @@ func readable(path string) error {
 type source struct {
 	Source
 	lockName string
+	guard    *source // has the lock in its place; nil: it has its own
 	header   []byte // of CSV, as it stands there; nil for other formats
 	mapper   mapper
 	state    sourceState
@@ -151,6 +194,9 @@ type source struct {
 	whole   bool // read to the end, and everything in it committed
 	failed  bool
 	leftOut bool // in a folder, and not of events
+	again   bool // read again in one run: what was committed before is counted already
+
+	onRelease func() // told when nobody holds it any more; may be nil
 	sum     []byte
 	size    int64
 }

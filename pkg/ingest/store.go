@@ -159,6 +159,30 @@ FROM auditdb.ingest_source WHERE table_id = $1 AND name = $2`, tableID, name).
 	return s, nil
 }
 
+// loadGenerations reads the sources that are known of a file, by its name and later ones by name#2 and so on, or below a folder.
+func loadGenerations(ctx context.Context, q querier, tableID int16, path string) ([]*generation, error) {
+	rows, err := q.Query(ctx, `
+SELECT name, head_sha256, head_bytes, first_seen, CASE WHEN finished_at IS NOT NULL THEN size_bytes END FROM auditdb.ingest_source
+WHERE table_id = $1 AND (name = $2 OR pg_catalog.starts_with(name, $2 || '#') OR pg_catalog.starts_with(name, $3)) ORDER BY source_id`,
+		tableID, path, strings.TrimSuffix(path, "/")+"/")
+	if err != nil {
+		return nil, fmt.Errorf("look up the sources of %s: %w", path, err)
+	}
+	all, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*generation, error) {
+		var g generation
+		var size *int64
+		err := row.Scan(&g.name, &g.head.sum, &g.head.bytes, &g.seen, &size)
+		if size != nil {
+			g.size = *size
+		}
+		return &g, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look up the sources of %s: %w", path, err)
+	}
+	return all, nil
+}
+
 // insertSource makes the row of a new source, or finds the one that another job of this run has just made: its insert waits for that
 // job's transaction to end.
 func insertSource(ctx context.Context, tx pgx.Tx, tableID int16, name string, s *sourceState) (int64, error) {
