@@ -241,3 +241,22 @@ func (w *Worker) AbortCopies(ctx context.Context, t Table, purpose string) (bool
 	}
 	return found, nil
 }
+
+// DraftAbort plans to take back what interrupted runs for a purpose have left of copies of t and its partitions. It changes nothing.
+func (w *Worker) DraftAbort(ctx context.Context, t Table, purpose string) (*Draft, error) {
+	c, err := Load(ctx, w.o.DB.Pool(), t)
+	if err != nil {
+		return nil, err
+	}
+	d := &Draft{Table: t, Catalog: c, Plan: plan.Plan{Action: "partition." + purpose + " " + t.String(), AsOf: w.o.Now()}}
+	copies, err := Copies(ctx, w.o.DB.Pool(), t)
+	for _, s := range copies {
+		if s.Purpose == purpose {
+			d.Plan.Steps = append(d.Plan.Steps, plan.Step{
+				Name: s.Source.String(), SQL: s.head.endSQL(s.Source) + ";\nDROP TABLE " + s.Target.Ident(), Op: s,
+				Reason: fmt.Sprintf("takes back the copy that was begun at %s; no row is lost, all are still in the table; locks: ACCESS EXCLUSIVE, for a moment", s.StartedAt.UTC().Format(time.RFC3339)),
+			})
+		}
+	}
+	return d, err
+}
