@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"auditdb/internal/fault"
+	"auditdb/internal/postgres"
 	"auditdb/pkg/audit"
 )
 
@@ -193,6 +194,29 @@ func TestProvePruned(t *testing.T) {
 	f.append1(Entry{Table: f.table, Body: &Prune{Table: f.table.ID, Partition: month(1), Rows: 60}})
 	f.refused(february, fault.Data, "which was pruned at")
 	f.proven(first)
+}
+
+// Whoever may read the table and the log's public part can prove rows; the salts of adopted rows are the verifier's.
+func TestProveWithFewRights(t *testing.T) {
+	t.Parallel()
+	f, first := filled(t)
+	f.insert(2, 1)
+	f.exec("UPDATE public.audit_log SET salt = NULL WHERE id = (SELECT max(id) FROM public.audit_log WHERE id < 1099511627776)")
+	f.seal()
+	adopted := f.int("SELECT id FROM public.audit_log WHERE salt IS NULL")
+	owner := f.db
+	for _, role := range []string{"auditdb_reader", "auditdb_verifier"} {
+		f.db = openDB(t, owner.Pool().Config().ConnString()+"&options=-crole%3D"+role)
+		if who := f.text("SELECT current_user"); who != role {
+			t.Fatal("the role is", who)
+		}
+		f.proven(first)
+		f.proven(1)
+		_, _, err := f.prove(adopted)
+		if denied := postgres.SQLState(err) == postgres.InsufficientPrivilege; denied != (role == "auditdb_reader") || !denied && err != nil {
+			t.Error(role, err)
+		}
+	}
 }
 
 // The rows of a partition that was cut are proven wherever the pieces are; those of a piece that was pruned are listed as gone.

@@ -52,28 +52,23 @@ func (m *proofMaker) fields(ctx context.Context, p *EventProof, t *Table, want r
 	return m.absent(ctx, p, t, want.seq)
 }
 
-// attached lists where in the table to look for the row, the likeliest first: the partition of its record, those of that range, all.
+// attached lists where in the table to look for the row: in the partitions of its record's range, found by times or else by name, then
+// in all. The table itself is read, on which readers have rights, wherever that does.
 func (m *proofMaker) attached(ctx context.Context, p *EventProof, t *Table) ([]string, error) {
 	if t.OID == 0 {
 		return nil, nil
 	}
-	var out []string
-	oid, err := ChildOID(ctx, m.tx, t.OID, p.place.Name)
-	if err != nil {
-		return nil, err
-	}
-	if oid != 0 {
-		rel, err := readRelation(ctx, m.tx, oid)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, copyRowSQL(rel, p.format, m.o.ID, nil))
-	}
 	parent := relation{schema: t.Schema, name: t.Name}
+	all := copyRowSQL(parent, p.format, m.o.ID, nil)
 	if timeKey(p.format) && !p.place.Range.Default {
-		out = append(out, copyRowSQL(parent, p.format, m.o.ID, &p.place.Range))
+		return []string{copyRowSQL(parent, p.format, m.o.ID, &p.place.Range), all}, nil
 	}
-	return append(out, copyRowSQL(parent, p.format, m.o.ID, nil)), nil
+	oid, err := ChildOID(ctx, m.tx, t.OID, p.place.Name)
+	if err != nil || oid == 0 {
+		return []string{all}, err
+	}
+	rel, err := readRelation(ctx, m.tx, oid)
+	return []string{copyRowSQL(rel, p.format, m.o.ID, nil), all}, err
 }
 
 // detached looks for the tables that partitions of the record's range became when they were detached.
