@@ -39,8 +39,8 @@ func spans(from time.Time, n, months, days int) []span {
 }
 
 // likeAttach is the script that people write who must not stall anybody: empty tables made beside the table and attached, 50 in a
-// transaction. Being empty they need no CHECK for ATTACH to skip its scan.
-func likeAttach(table string, all []span) string {
+// transaction. Being empty they need no CHECK for ATTACH to skip its scan. more is what else each partition gets; %s is its name.
+func likeAttach(table, more string, all []span) string {
 	var sql strings.Builder
 	for i, s := range all {
 		if i%batch == 0 {
@@ -48,6 +48,7 @@ func likeAttach(table string, all []span) string {
 		}
 		name := s.name(table)
 		fmt.Fprintf(&sql, "CREATE TABLE %s (LIKE %s INCLUDING ALL EXCLUDING IDENTITY);\nALTER TABLE %s ATTACH PARTITION %s %s;\n", name, table, table, name, s)
+		sql.WriteString(strings.ReplaceAll(more, "%s", name))
 		if i%batch == batch-1 || i == len(all)-1 {
 			sql.WriteString("COMMIT;\n")
 		}
@@ -64,21 +65,28 @@ func partitionOf(table string, all []span) string {
 	return sql.String()
 }
 
-// create makes many partitions at once: of an application's table, and of audit_log, where auditdb also makes the guards and grants that
-// belong on each partition and writes evidence, which the scripts don't.
+// auditParts is what belongs on each partition of audit_log besides. PARTITION OF does without it.
+const auditParts = `CREATE TRIGGER audit_log_guard_truncate BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION auditdb.guard();
+GRANT INSERT ON TABLE %s TO auditdb_ingest;
+GRANT SELECT ON TABLE %s TO auditdb_verifier;
+`
+
+// create makes many partitions at once: of an application's table, and of audit_log, where auditdb also writes evidence.
 func (b *bench) create() []row {
 	b.sql("postgres", "CREATE DATABASE template_events")
 	b.sql("template_events", eventsSQL)
 	var rows []row
-	for _, c := range []struct{ template, table string }{{"template_events", "public.events"}, {"template_audit", "public.audit_log"}} {
-		rows = append(rows, b.createMany(c.template, c.table, "monthly", spans(b.from, number("BENCH_MONTHLY", 120), 1, 0))...)
-		rows = append(rows, b.createMany(c.template, c.table, "daily", spans(b.from, number("BENCH_DAILY", 1_000), 0, 1))...)
+	for _, c := range []struct{ template, table, more string }{
+		{"template_events", "public.events", ""}, {"template_audit", "public.audit_log", auditParts},
+	} {
+		rows = append(rows, b.createMany(c.template, c.table, c.more, "monthly", spans(b.from, number("BENCH_MONTHLY", 120), 1, 0))...)
+		rows = append(rows, b.createMany(c.template, c.table, c.more, "daily", spans(b.from, number("BENCH_DAILY", 1_000), 0, 1))...)
 	}
 	return rows
 }
 
-func (b *bench) createMany(template, table, interval string, all []span) []row {
-	attach := b.write("attach.sql", likeAttach(table, all))
+func (b *bench) createMany(template, table, more, interval string, all []span) []row {
+	attach := b.write("attach.sql", likeAttach(table, more, all))
 	simple := b.write("simple.sql", partitionOf(table, all))
 	on := func(c func() *exec.Cmd) run {
 		b.fresh("bench", template)
