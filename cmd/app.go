@@ -21,6 +21,7 @@ import (
 	"auditdb/internal/postgres"
 	"auditdb/internal/redact"
 	"auditdb/internal/redis"
+	"auditdb/pkg/integrity"
 )
 
 // App is what commands share. Dependencies are opened on first use, so --help and completion never connect.
@@ -41,6 +42,7 @@ type App struct {
 	redis     *redis.Client
 	redisGone bool
 	runs      []*job.Run
+	logs      []*integrity.Log // opened for writing
 	summary   any
 }
 

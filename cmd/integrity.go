@@ -16,18 +16,22 @@ import (
 
 // integrityDocuments lists the documents of the integrity commands.
 func integrityDocuments() map[string]any {
-	return map[string]any{"integrity.keygen": keygenDoc{}, "integrity.seal": sealDoc{}}
+	return map[string]any{
+		"integrity.keygen": keygenDoc{}, "integrity.seal": sealDoc{}, "integrity.rotate": rotateDoc{}, "integrity.checkpoint": checkpointDoc{},
+		"integrity.log": logDoc{}, "integrity.accept-loss": recoverDoc{}, "integrity.fork": recoverDoc{},
+	}
 }
 
 func newIntegrityCmd(app *App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "integrity",
-		Short: "Keys and seals of the integrity log",
+		Short: "Keys, seals and checkpoints of the integrity log",
 		Long: "The integrity log holds a Merkle root for every set of rows, authenticated by a key and covered by signed checkpoints.\n" +
 			"Rows that ingest writes are in it from their commit on; rows that other applications insert are taken in by seal.",
 		Example: "  auditdb integrity keygen -f /etc/auditdb/integrity.key\n  auditdb integrity seal",
 	}
-	cmd.AddCommand(newKeygenCmd(app), newSealCmd(app))
+	cmd.AddCommand(newKeygenCmd(app), newSealCmd(app), newRotateCmd(app), newCheckpointCmd(app), newLogCmd(app),
+		newAcceptLossCmd(app), newForkCmd(app))
 	return cmd
 }
 

@@ -3,6 +3,8 @@ package cmd
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -18,10 +20,11 @@ const keyHint = "make a key with auditdb integrity keygen -f FILE, and set integ
 // loadKeys reads the configured integrity key; it is nil when none is configured.
 func loadKeys(app *App) (*integrity.Keys, error) {
 	c := app.Config.Integrity
-	if c.KeyFile == "" {
+	path := keyFile(app)
+	if path == "" {
 		return nil, nil
 	}
-	keys, err := integrity.LoadKeys(c.KeyFile)
+	keys, err := integrity.LoadKeys(path)
 	if err != nil {
 		return nil, err
 	}
@@ -31,13 +34,36 @@ func loadKeys(app *App) (*integrity.Keys, error) {
 	return keys, nil
 }
 
+// credential is the name under which systemd hands the key over (LoadCredential=integrity.key:…).
+const credential = "integrity.key"
+
+// keyFile is the configured key file, else systemd's credential of that name, "" without either.
+func keyFile(app *App) string {
+	if file := app.Config.Integrity.KeyFile; file != "" {
+		return file
+	}
+	dir := os.Getenv("CREDENTIALS_DIRECTORY")
+	if dir == "" {
+		return ""
+	}
+	path := filepath.Join(dir, credential)
+	if _, err := os.Stat(path); err != nil {
+		return ""
+	}
+	return path
+}
+
 // newLog returns the integrity log under the configured key; it is nil when no key is configured.
 func newLog(app *App) (*integrity.Log, error) {
 	keys, err := loadKeys(app)
 	if err != nil || keys == nil {
 		return nil, err
 	}
-	return integrity.NewLog(keys), nil
+	log := integrity.NewLog(keys)
+	app.mu.Lock()
+	defer app.mu.Unlock()
+	app.logs = append(app.logs, log)
+	return log, nil
 }
 
 // requireLog is newLog for work that needs a key.

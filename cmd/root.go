@@ -50,6 +50,7 @@ func (a *App) execute(ctx context.Context, root *cobra.Command) (err error) {
 // end closes everything and reports how it went. asJSON stands in for a configuration that was never read.
 func (a *App) end(ctx context.Context, err error, asJSON bool) int {
 	o := judge(err, a.ended())
+	a.anchorAppended(ctx)
 	a.close(ctx, o.code)
 	if err != nil {
 		a.report(o, asJSON || a.Printer.Format == output.JSONFormat)

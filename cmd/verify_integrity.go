@@ -111,7 +111,7 @@ func runVerify(ctx context.Context, app *App, table string, o verifyOptions) err
 	if err != nil {
 		return errors.Join(err, foundErrors(report))
 	}
-	return errors.Join(verdict(report), rememberCheckpoint(app, report))
+	return errors.Join(verdict(report), rememberCheckpoint(ctx, app, report))
 }
 
 // maxSummarized is how many partitions the record of a run names; those with errors come first.
@@ -201,7 +201,11 @@ func (o verifyOptions) resolve(ctx context.Context, app *App) (opts integrity.Ve
 		opts.MaxUnsealedAge = &age
 	}
 	opts.KeepsLastSeen = app.Config.Integrity.State != ""
-	opts.Anchors, err = readCheckpoints(ctx, app, o.checkpoints)
+	if opts.Anchors, err = readCheckpoints(ctx, app, o.checkpoints); err != nil {
+		return opts, err
+	}
+	anchored, unread, err := readAnchors(ctx, app)
+	opts.Anchors, opts.Unread = append(opts.Anchors, anchored...), unread
 	return opts, err
 }
 

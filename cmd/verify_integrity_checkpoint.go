@@ -5,17 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/http"
 	"net/url"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
 	"auditdb/internal/fault"
 	"auditdb/internal/postgres"
 	"auditdb/pkg/integrity"
+	"auditdb/pkg/integrity/anchors"
 )
 
 const (
@@ -33,18 +32,18 @@ func readCheckpoints(ctx context.Context, app *App, sources []string) ([]integri
 		}
 		out = append(out, integrity.External{Source: postgres.RedactURL(source), Note: string(text)})
 	}
-	path, err := statePath(app)
-	if err != nil || path == "" {
-		return out, err
-	}
-	text, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	state := app.Config.Integrity.State
+	if state == "" {
 		return out, nil
 	}
-	if err != nil {
-		return nil, fault.New(fault.Unavailable, "check integrity.state", "read the checkpoint of the last run: %w", err)
+	note, err := anchors.ReadState(ctx, state)
+	if err != nil && fault.ClassOf(err) == "" {
+		err = fault.New(fault.Unavailable, "check integrity.state", "read the checkpoint of the last run: %w", err)
 	}
-	return append(out, integrity.External{Source: path, Note: string(text), LastSeen: true}), nil
+	if err != nil || note == "" {
+		return out, err
+	}
+	return append(out, integrity.External{Source: postgres.RedactURL(state), Note: note, LastSeen: true}), nil
 }
 
 func isAddress(source string) bool {
@@ -89,35 +88,15 @@ func readBounded(r io.Reader) ([]byte, error) {
 	return text, err
 }
 
-// statePath is the file with the checkpoint of the last run, "" when none is kept.
-func statePath(app *App) (string, error) {
-	state := app.Config.Integrity.State
-	if path, ok := strings.CutPrefix(state, "file://"); ok {
-		return path, nil
-	}
-	if strings.Contains(state, "://") {
-		return "", fault.New(fault.Config, "give a file", "integrity.state: only files are supported")
-	}
-	return state, nil
-}
-
 // rememberCheckpoint keeps the newest checkpoint for the next run, when this one found nothing wrong.
-func rememberCheckpoint(app *App, r *integrity.Report) error {
-	path, err := statePath(app)
-	if err != nil || path == "" || !r.OK || r.Checkpoint == nil {
-		return err
+func rememberCheckpoint(ctx context.Context, app *App, r *integrity.Report) error {
+	state := app.Config.Integrity.State
+	if state == "" || !r.OK || r.Checkpoint == nil {
+		return nil
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
-	if err != nil {
-		return fault.New(fault.Unavailable, "check integrity.state", "keep the checkpoint for the next run: %w", err)
+	err := anchors.WriteState(ctx, state, r.Checkpoint.Note)
+	if err != nil && fault.ClassOf(err) == "" {
+		err = fault.New(fault.Unavailable, "check integrity.state", "keep the checkpoint for the next run: %w", err)
 	}
-	_, err = tmp.WriteString(r.Checkpoint.Note)
-	err = errors.Join(err, tmp.Sync(), tmp.Close())
-	if err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		return fault.New(fault.Unavailable, "check integrity.state", "keep the checkpoint for the next run: %w", errors.Join(err, os.Remove(tmp.Name())))
-	}
-	return nil
+	return err
 }

@@ -182,6 +182,9 @@ func (k *Keys) Next(origin string) (*Keys, error) {
 	return next, nil
 }
 
+// Follows tells whether the keys were made by Next of keys.
+func (k *Keys) Follows(keys *Keys) bool { return len(k.older) > 0 && k.older[0].id == keys.id }
+
 // before returns the keys as they were before Next: the older ones, the newest of them writing.
 func (k *Keys) before() *Keys {
 	if len(k.older) == 0 {

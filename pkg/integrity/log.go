@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -87,7 +88,8 @@ type Log struct {
 	wait time.Duration // for the log's lock
 
 	mu        sync.Mutex
-	anyServer bool // it is about to be said that the log goes on here
+	anyServer bool         // it is about to be said that the log goes on here
+	appended  *atomic.Bool // shared with those of Waiting
 
 	tail tail // the log's end after the last append of this process, whether it was committed or not
 	ctl  control
@@ -100,12 +102,14 @@ type tail struct {
 }
 
 // NewLog returns a log that authenticates with keys.
-func NewLog(keys *Keys) *Log { return &Log{keys: keys, wait: defaultLockWait, ctl: newControl()} }
+func NewLog(keys *Keys) *Log {
+	return &Log{keys: keys, wait: defaultLockWait, ctl: newControl(), appended: &atomic.Bool{}}
+}
 
 // Waiting returns the same log, whose appends wait at most that long for the log's lock, but at least a second: whoever holds it is
 // usually about to commit.
 func (l *Log) Waiting(wait time.Duration) *Log {
-	return &Log{keys: l.keys, wait: max(wait, minLockWait), tail: l.known(), ctl: l.knownControl()}
+	return &Log{keys: l.keys, wait: max(wait, minLockWait), tail: l.known(), ctl: l.knownControl(), appended: l.appended}
 }
 
 // Held makes an error of class locked, which names the holder, of one that says that the log's lock was not to be had in time. Any
@@ -120,6 +124,9 @@ func Held(ctx context.Context, db *postgres.DB, err error) error {
 	}
 	return fault.New(fault.Locked, "wait for that run to end, or allow more time with --wait", "%w: the integrity log is held by %s", err, holders[0])
 }
+
+// Touched tells whether anything was appended, whether it was committed or not: then there may be a new checkpoint to anchor.
+func (l *Log) Touched() bool { return l.appended.Load() }
 
 // Keys returns the log's keys.
 func (l *Log) Keys() *Keys { return l.keys }
@@ -169,6 +176,7 @@ func (l *Log) Append(ctx context.Context, tx pgx.Tx, at time.Time, entries []Ent
 	l.mu.Lock()
 	l.tail = next
 	l.mu.Unlock()
+	l.appended.Store(true)
 	return Appended{Checkpoint: w.checkpoint, Seqs: seqs}, nil
 }
 

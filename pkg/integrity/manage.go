@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/mod/sumdb/tlog"
 
 	"auditdb/internal/fault"
 	"auditdb/internal/postgres"
@@ -71,6 +72,12 @@ func Fork(ctx context.Context, db *postgres.DB, at time.Time, wait time.Duration
 	if old == nil || old.origin == next.origin {
 		return Appended{}, fault.New(fault.Usage, "give a name of its own with --origin", "fork: the copy needs another origin than %q", next.origin)
 	}
+	if _, ctl, err := NewLog(next).look(ctx, db); err == nil {
+		if _, ok := ctl.keys[next.id]; ok { // an earlier run has come that far
+			cp, err := NewLog(next).Current(ctx, db)
+			return Appended{Checkpoint: cp}, err
+		}
+	}
 	l := NewLog(old)
 	l.anyServer = true
 	return l.manage(ctx, db, at, wait, func(c control, _ int64) ([]Body, error) {
@@ -83,7 +90,7 @@ func Fork(ctx context.Context, db *postgres.DB, at time.Time, wait time.Duration
 
 // Move makes the log go on under its own origin on this server, which has taken the place of the one before.
 func (l *Log) Move(ctx context.Context, db *postgres.DB, at time.Time, reason string) (Appended, error) {
-	here := &Log{keys: l.keys, wait: l.wait, anyServer: true, ctl: newControl()}
+	here := &Log{keys: l.keys, wait: l.wait, anyServer: true, ctl: newControl(), appended: l.appended}
 	return here.manage(ctx, db, at, l.wait, func(c control, _ int64) ([]Body, error) {
 		return []Body{&Recovery{Event: EventMoved, Origin: c.origin, Reason: reason}}, nil
 	})
@@ -137,6 +144,35 @@ func (l *Log) Current(ctx context.Context, db *postgres.DB) (Checkpoint, error) 
 
 func emptyLog() error {
 	return fault.New(fault.Refused, "ingest and integrity seal begin it", "the integrity log is empty: it has no checkpoint yet")
+}
+
+// RootAt gives the root of the log's tree as it was at a size, in base64 as checkpoints have it.
+func RootAt(ctx context.Context, db *postgres.DB, size int64) (root string, err error) {
+	err = db.TxWith(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		h, err := tlog.TreeHash(size, treeReader(ctx, tx))
+		root = h.String()
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("compute the root of the log's first %d records: %w", size, err)
+	}
+	return root, nil
+}
+
+// AcceptedLoss gives what tells whether a checkpoint that covers so many records may be of records whose loss was accepted. It goes by
+// the log as it is stored, unchecked.
+func AcceptedLoss(ctx context.Context, q Querier) (func(size int64) bool, error) {
+	list, err := readControlRecords(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	c := newControl()
+	for _, rec := range list {
+		if r, err := Parse([]byte(rec.text)); err == nil {
+			c.apply(r)
+		}
+	}
+	return c.lost, nil
 }
 
 // Newest reads the newest signed checkpoint of the log as it is stored. With a public key its signature is checked.

@@ -30,6 +30,7 @@ type VerifyOptions struct {
 	Wait           time.Duration
 	MaxDuration    time.Duration  // stop then with what is done; 0: none
 	MaxUnsealedAge *time.Duration // unsealed rows older than this are an error, with 0 all of them; nil: never
+	Unread         []string       // anchors that could not tell anything, for the assurance
 	KeepsLastSeen  bool           // the checkpoint of the last run is kept somewhere, even if there is none yet
 	MaxFindings    int            // findings in the report; 0: 1000
 	Now            func() time.Time
@@ -507,11 +508,9 @@ func (v *verifier) assurance(incomplete bool) string {
 	}
 	for _, lastSeen := range []bool{false, true} {
 		none := true
-		for _, a := range v.walk.anchors {
-			if a.LastSeen == lastSeen {
-				none = none && (a.bad || a.lost || a.differs)
-				say("%s", a.describe(v.walk.next, a.size > v.walk.next && incomplete))
-			}
+		for _, a := range v.walk.tellingAnchors(lastSeen) {
+			none = none && (a.bad || a.lost || a.differs)
+			say("%s", a.describe(v.walk.next, a.size > v.walk.next && incomplete))
 		}
 		switch {
 		case none && lastSeen:
@@ -519,6 +518,9 @@ func (v *verifier) assurance(incomplete bool) string {
 		case none:
 			say("NO EXTERNAL ANCHOR: rollback not excluded")
 		}
+	}
+	for _, name := range v.opts.Unread {
+		say("anchor: %s NOT CHECKED", name)
 	}
 	return strings.Join(parts, "; ")
 }

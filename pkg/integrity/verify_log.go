@@ -382,6 +382,37 @@ func (w *logWalk) checkEnd(end logSize) {
 	}
 }
 
+// tellingAnchors gives for each source the checkpoint that tells most: one that is wrong, else the largest.
+func (w *logWalk) tellingAnchors(lastSeen bool) []anchor {
+	var out []anchor
+	at := map[string]int{}
+	for _, a := range w.anchors {
+		if a.LastSeen != lastSeen {
+			continue
+		}
+		i, ok := at[a.Source]
+		switch {
+		case !ok:
+			at[a.Source] = len(out)
+			out = append(out, a)
+		case a.weight(w.next) > out[i].weight(w.next) || a.weight(w.next) == out[i].weight(w.next) && a.size > out[i].size:
+			out[i] = a
+		}
+	}
+	return out
+}
+
+// weight says how much a checkpoint tells about a log of a size.
+func (a anchor) weight(size int64) int {
+	switch {
+	case a.bad || a.differs && !a.lost || a.size > size && !a.lost:
+		return 2
+	case a.lost:
+		return 0
+	}
+	return 1
+}
+
 // finish reports what can be told only at the end. records is the size of the log in the last snapshot.
 func (w *logWalk) finish(records int64) {
 	if records < w.next {

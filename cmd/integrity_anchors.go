@@ -1,0 +1,100 @@
+package cmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"auditdb/internal/fault"
+	"auditdb/internal/postgres"
+	"auditdb/pkg/integrity"
+	"auditdb/pkg/integrity/anchors"
+)
+
+// anchorLimit bounds what a command waits for its anchors when its work is done.
+const anchorLimit = 60 * time.Second
+
+// anchorAppended brings the log's newest checkpoint to the anchors after a command that appended to it. It has committed its work by
+// then: what fails is a warning, and the next command brings a checkpoint that covers this one.
+func (a *App) anchorAppended(ctx context.Context) {
+	a.mu.Lock()
+	db, touched := a.db, false
+	for _, l := range a.logs {
+		touched = touched || l.Touched()
+	}
+	a.logs = nil
+	a.mu.Unlock()
+	if db == nil || !touched || len(a.Config.Integrity.Anchors) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), anchorLimit)
+	defer cancel()
+	cp, err := integrity.Newest(ctx, db.Pool(), nil) // as it was committed
+	if err != nil {
+		a.Warn("no anchor has the newest checkpoint: %v", oneLine(err.Error()))
+		return
+	}
+	a.push(ctx, db, cp)
+}
+
+// push brings a checkpoint to all anchors and warns of those that it did not reach.
+func (a *App) push(ctx context.Context, db *postgres.DB, cp integrity.Checkpoint) []anchors.Result {
+	log := anchors.Log{RootAt: func(ctx context.Context, size int64) (string, error) { return integrity.RootAt(ctx, db, size) }}
+	var err error
+	if log.Lost, err = integrity.AcceptedLoss(ctx, db.Pool()); err != nil {
+		log.Lost = func(int64) bool { return false }
+	}
+	results := anchors.Push(ctx, a.Config.Integrity.Anchors, cp, log)
+	for i := range results {
+		r := &results[i]
+		if r.OK {
+			continue
+		}
+		r.Error = oneLine(r.Error)
+		lag := "it is not known how far it lags behind"
+		if r.Lag != nil {
+			lag = fmt.Sprintf("it lags %d records behind", *r.Lag)
+		}
+		a.Warn("anchor %s does not have the checkpoint of %d records, %s: %s", r.Anchor, cp.Size, lag, r.Error)
+	}
+	return results
+}
+
+// maxAnchored is how many checkpoints of an anchor are compared with the log.
+const maxAnchored = 20
+
+// readAnchors reads the newest checkpoints of the configured anchors. An anchor that cannot be read ends the command: what it would have
+// told is not known. Those that never give anything back are named.
+func readAnchors(ctx context.Context, app *App) (list []integrity.External, unread []string, err error) {
+	for _, address := range app.Config.Integrity.Anchors {
+		name := postgres.RedactURL(address)
+		notes, err := newestOf(ctx, address)
+		if errors.Is(err, anchors.ErrWriteOnly) {
+			unread = append(unread, name)
+			continue
+		}
+		if err != nil && fault.ClassOf(err) == "" {
+			err = fault.New(fault.Unavailable, "check integrity.anchors, or leave the anchor out", "read anchor %s: %w", name, err)
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		if len(notes) == 0 {
+			unread = append(unread, name+" (empty)")
+		}
+		for _, note := range notes {
+			list = append(list, integrity.External{Source: name, Note: note})
+		}
+	}
+	return list, unread, nil
+}
+
+func newestOf(ctx context.Context, address string) ([]string, error) {
+	a, err := anchors.Open(ctx, address)
+	if err != nil {
+		return nil, err
+	}
+	notes, err := a.Newest(ctx, maxAnchored)
+	return notes, errors.Join(err, a.Close())
+}
