@@ -22,6 +22,7 @@ const (
 	childKey     = "AUDITDB_TEST_INGEST_KEY"
 	childRejects = "AUDITDB_TEST_INGEST_REJECTS"
 	childJobs    = "AUDITDB_TEST_INGEST_JOBS"
+	childFollow  = "AUDITDB_TEST_INGEST_FOLLOW" // "1": the file grows
 )
 
 // child is one ingest in a process of its own.
@@ -56,6 +57,11 @@ func childRun() error {
 		return err
 	}
 	opts.MaxBad = -1
+	if os.Getenv(childFollow) != "" {
+		opts.Follow = &ingest.Follow{Roots: []string{os.Getenv(childFile)}, Flush: 10 * time.Millisecond, Grace: time.Second}
+		_, err = ingest.Run(ctx, opts, nil)
+		return err
+	}
 	sources, err := ingest.Expand([]string{os.Getenv(childFile)}, "", nil)
 	if err != nil {
 		return err
