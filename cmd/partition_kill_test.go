@@ -220,5 +220,5 @@ func adoptKilled(t *testing.T, times, kills, rows int) {
 
 func TestAdoptKilled(t *testing.T) {
 	t.Parallel()
-	adoptKilled(t, 2, 1, 30_000)
+	adoptKilled(t, 2, 1, 10_000)
 }

@@ -40,6 +40,12 @@ func (x *swapping) beside() {
 	}
 	x.add("CREATE TABLE %s (LIKE %s INCLUDING ALL EXCLUDING INDEXES EXCLUDING STATISTICS) PARTITION BY RANGE (%s)%s", x.shadow, x.t, key, space)
 	x.add("ALTER TABLE %s DROP CONSTRAINT %s, ALTER COLUMN %s SET NOT NULL", x.shadow, convertCheck, key)
+	x.dress()
+}
+
+// dress gives the new table what LIKE does not copy and what does not depend on its name.
+func (x *swapping) dress() {
+	s := x.s
 	for _, k := range s.constraints {
 		name := pgx.Identifier{k.name}.Sanitize()
 		if k.kind == "f" {
@@ -78,14 +84,13 @@ func (x *swapping) lock() {
 		x.sql = append(x.sql, x.owner()...)
 	}
 	x.add("%s", exclusiveSQL(x.d.Table))
+}
+
+// aside gives the old table, its indexes and statistics objects other names.
+func (x *swapping) aside() {
 	x.add("ALTER TABLE %s RENAME TO %s", x.t, pgx.Identifier{x.n.history}.Sanitize())
-	for _, g := range x.s.triggers {
-		if g.row { // ATTACH clones those of the table
-			x.add("DROP TRIGGER %s ON %s", pgx.Identifier{g.name}.Sanitize(), x.history)
-		}
-	}
 	for _, i := range x.s.indexes {
-		if x.moves(i) && (i.kind != "p" || i.hasKey) {
+		if x.moves(i) && !x.replaced(i) {
 			x.add("ALTER INDEX %s RENAME TO %s", pgx.Identifier{x.s.t.Schema, i.name}.Sanitize(), pgx.Identifier{x.n.objects[i.name]}.Sanitize())
 		}
 	}
@@ -93,6 +98,18 @@ func (x *swapping) lock() {
 		x.add("ALTER STATISTICS %s RENAME TO %s", pgx.Identifier{st.schema, st.name}.Sanitize(), pgx.Identifier{x.n.objects[st.name]}.Sanitize())
 	}
 }
+
+// dropRowTriggers makes room for those that ATTACH clones.
+func (x *swapping) dropRowTriggers() {
+	for _, g := range x.s.triggers {
+		if g.row {
+			x.add("DROP TRIGGER %s ON %s", pgx.Identifier{g.name}.Sanitize(), x.history)
+		}
+	}
+}
+
+// replaced says that i is the primary key that another takes the place of.
+func (x *swapping) replaced(i shapeIndex) bool { return i.kind == "p" && !i.hasKey }
 
 // exclusiveSQL is where others begin to wait.
 func exclusiveSQL(t Table) string {
@@ -195,6 +212,10 @@ func (x *swapping) makeIndexes() {
 			x.comment(fmt.Sprintf("CONSTRAINT %s ON %s", name, x.t), i.constraintComment)
 		}
 	}
+}
+
+// makeStatistics gives the new table statistics objects and the replica identity.
+func (x *swapping) makeStatistics() {
 	for _, st := range x.s.statistics {
 		x.add("%s", st.def)
 		if st.target >= 0 {

@@ -51,6 +51,7 @@ type shape struct {
 
 type shapeIndex struct {
 	name, def                  string
+	tail                       string // of def, after the table's name
 	kind, constraint           string // contype and definition of its constraint; "": it has none
 	deferrable, deferred       bool
 	unique, valid, replica     bool

@@ -27,12 +27,13 @@ SELECT c.relpersistence::text, c.relrowsecurity, c.relforcerowsecurity, c.relrep
   (SELECT count(*) FROM pg_depend d WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid)
 FROM pg_class c LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = $2 AND a.attnum > 0 AND NOT a.attisdropped WHERE c.oid = $1`
 	shapeIndexesSQL = `
-SELECT i.relname::text, pg_get_indexdef(i.oid), coalesce(k.contype::text, ''), coalesce(pg_get_constraintdef(k.oid), ''), coalesce(k.condeferrable, false), coalesce(k.condeferred, false),
+SELECT i.relname::text, pg_get_indexdef(i.oid),
+  substr(pg_get_indexdef(i.oid), length(format('CREATE %sINDEX %I ON %s%I.%I', CASE WHEN x.indisunique THEN 'UNIQUE ' END, i.relname, CASE WHEN i.relkind = 'I' THEN 'ONLY ' END, n.nspname, c.relname)) + 1), coalesce(k.contype::text, ''), coalesce(pg_get_constraintdef(k.oid), ''), coalesce(k.condeferrable, false), coalesce(k.condeferred, false),
   x.indisunique, x.indisvalid AND x.indisready, x.indisreplident, $2 = ANY ((x.indkey::int2[])[0:x.indnkeyatts - 1]),
   ARRAY(SELECT quote_ident(a.attname) FROM generate_series(0, x.indnkeyatts - 1) g JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = x.indkey[g] ORDER BY g),
   ARRAY(SELECT quote_ident(a.attname) FROM generate_series(x.indnkeyatts::int, x.indnatts - 1) g JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = x.indkey[g] ORDER BY g),
   coalesce(obj_description(i.oid, 'pg_class'), ''), coalesce(obj_description(k.oid, 'pg_constraint'), '')
-FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid LEFT JOIN pg_constraint k ON k.conindid = i.oid AND k.conrelid = x.indrelid AND k.contype IN ('p', 'u', 'x')
+FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_class c ON c.oid = x.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_constraint k ON k.conindid = i.oid AND k.conrelid = x.indrelid AND k.contype IN ('p', 'u', 'x')
 WHERE x.indrelid = $1 AND NOT (starts_with(i.relname, 'auditdb_convert_') AND k.oid IS NULL) ORDER BY x.indisprimary DESC, i.relname`
 	shapeConstraintsSQL = `
 SELECT k.conname::text, k.contype::text, pg_get_constraintdef(k.oid), k.convalidated, k.connoinherit, coalesce(obj_description(k.oid, 'pg_constraint'), '')
@@ -98,9 +99,9 @@ deps AS (
 SELECT coalesce(v.relkind::text, ''), d.via, coalesce(w.rulename::text, ''), coalesce(v.oid, 0)::oid, pg_describe_object(d.classid, d.objid, 0)
 FROM deps d LEFT JOIN pg_rewrite w ON d.classid = 'pg_rewrite'::regclass AND w.oid = d.objid LEFT JOIN pg_class v ON v.oid = w.ev_class
 WHERE NOT (d.classid = 'pg_class'::regclass AND (d.objid = $1 OR EXISTS (SELECT FROM pg_index x WHERE x.indexrelid = d.objid AND x.indrelid = $1)
-      OR EXISTS (SELECT FROM pg_class s WHERE s.oid = d.objid AND s.relkind IN ('S', 't'))))
+      OR EXISTS (SELECT FROM pg_class s WHERE s.oid = d.objid AND s.relkind IN ('S', 't')) OR EXISTS (SELECT FROM pg_class s WHERE s.oid = d.objid AND s.relispartition)))
   AND NOT (d.classid = 'pg_type'::regclass AND EXISTS (SELECT FROM t WHERE d.objid IN (t.reltype, t.typarray)))
-  AND NOT (d.classid = 'pg_constraint'::regclass AND EXISTS (SELECT FROM pg_constraint k WHERE k.oid = d.objid AND k.conrelid = $1 AND k.confrelid <> $1))
+  AND NOT (d.classid = 'pg_constraint'::regclass AND EXISTS (SELECT FROM pg_constraint k WHERE k.oid = d.objid AND (k.conrelid = $1 AND k.confrelid <> $1 OR k.conparentid <> 0)))
   AND NOT (d.classid = 'pg_attrdef'::regclass AND EXISTS (SELECT FROM pg_attrdef a WHERE a.oid = d.objid AND a.adrelid = $1))
   AND NOT (d.classid = 'pg_trigger'::regclass AND EXISTS (SELECT FROM pg_trigger g WHERE g.oid = d.objid AND (g.tgrelid = $1 OR g.tgisinternal)))
   AND NOT (d.classid = 'pg_policy'::regclass AND EXISTS (SELECT FROM pg_policy p WHERE p.oid = d.objid AND p.polrelid = $1))
@@ -146,7 +147,7 @@ func readShape(ctx context.Context, q Querier, t Table) (s shape, err error) {
 	}
 	if err == nil {
 		s.indexes, err = collect(ctx, q, func(r pgx.CollectableRow, i *shapeIndex) error {
-			return r.Scan(&i.name, &i.def, &i.kind, &i.constraint, &i.deferrable, &i.deferred, &i.unique, &i.valid, &i.replica, &i.hasKey, &i.columns, &i.include, &i.comment, &i.constraintComment)
+			return r.Scan(&i.name, &i.def, &i.tail, &i.kind, &i.constraint, &i.deferrable, &i.deferred, &i.unique, &i.valid, &i.replica, &i.hasKey, &i.columns, &i.include, &i.comment, &i.constraintComment)
 		}, shapeIndexesSQL, t.OID, s.key.number)
 	}
 	if err == nil {
