@@ -277,18 +277,20 @@ func parsePath(lines []string) ([]tlog.Hash, error) {
 	return path, nil
 }
 
-// checkNote allows a signed checkpoint only in its one form: non-empty lines, then signatures in canonical base64.
+// checkNote allows a signed checkpoint only in its one form: non-empty lines, then signatures in canonical base64, each once.
 func checkNote(signed string) error {
 	text, sigs, ok := strings.Cut(signed, "\n\n")
 	if !ok || len(signed) > maxProofNoteSize || !strings.HasSuffix(sigs, "\n") || strings.HasPrefix(text, "\n") {
 		return fmt.Errorf("%w: its checkpoint is not a signed note", errProof)
 	}
+	seen := map[string]bool{}
 	for line := range strings.SplitSeq(strings.TrimSuffix(sigs, "\n"), "\n") {
 		name, sig, ok := strings.Cut(strings.TrimPrefix(line, "— "), " ")
 		b, err := base64.StdEncoding.DecodeString(sig)
-		if !ok || err != nil || name == "" || !strings.HasPrefix(line, "— ") || base64.StdEncoding.EncodeToString(b) != sig {
+		if !ok || err != nil || name == "" || !strings.HasPrefix(line, "— ") || base64.StdEncoding.EncodeToString(b) != sig || seen[line] {
 			return fmt.Errorf("%w: its checkpoint has a malformed signature", errProof)
 		}
+		seen[line] = true
 	}
 	_, _, err := ParseCheckpoint(signed)
 	return err

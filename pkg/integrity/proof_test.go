@@ -71,7 +71,6 @@ func TestProofFlips(t *testing.T) {
 		check func([]byte) error
 	}{
 		"event":  {mustEncode(t, l.proof(3, 8)), func(b []byte) error { _, err := checkText(b, l.keys.Public()); return err }},
-		"sealed": {mustEncode(t, l.proof(9, 8)), func(b []byte) error { _, err := checkText(b, l.keys.Public()); return err }},
 		"hidden": {mustEncode(t, hidden(l.proof(3, 8))), func(b []byte) error { _, err := checkText(b, l.keys.Public()); return err }},
 		"consistency": {cons, func(b []byte) error {
 			p, err := ParseConsistencyProof(b)
@@ -266,6 +265,7 @@ func TestProofsAreStrict(t *testing.T) {
 		"BOM":                  "\ufeff" + text,
 		"line too many":        text + "\n",
 		"no line end":          strings.TrimSuffix(text, "\n"),
+		"signature twice":      text + lines[len(lines)-2] + "\n",
 		"two checkpoints":      text + "\n" + l.checkpoint(8),
 		"position +3":          in("position 3", "position +3"),
 		"position 03":          in("position 3", "position 03"),
