@@ -245,31 +245,24 @@ func (s situation) createReason(op createOp, adopt bool) string {
 func (s situation) createSQL(t Table, op createOp, adopt, move bool) string {
 	child, parent := op.part.Ident(), t.Ident()
 	check := fmt.Sprintf("CONSTRAINT %s CHECK (%s)", rangeCheck, t.Key.within(op.part.Bounds))
-	var sql []string
-	become, back := s.roles(t)
-	if s.byDefault == nil || back == "" {
-		sql = append(sql, become...)
-	}
-	if s.byDefault != nil {
-		mode := "SHARE UPDATE EXCLUSIVE"
-		if move {
-			mode = "ACCESS EXCLUSIVE"
-		}
-		sql = append(sql, "LOCK TABLE ONLY "+parent+" IN "+mode+" MODE", "LOCK TABLE ONLY "+s.byDefault.Ident()+" IN ACCESS EXCLUSIVE MODE")
-	}
+	sql, back := s.roles(t)
 	if adopt {
 		sql = append(sql,
 			fmt.Sprintf("ALTER TABLE %s DROP CONSTRAINT IF EXISTS %s, DROP CONSTRAINT IF EXISTS %s", child, rangeCheck, emptyCheck),
 			fmt.Sprintf("ALTER TABLE %s ADD CONSTRAINT %s CHECK (false)", child, emptyCheck),
 			fmt.Sprintf("ALTER TABLE %s DROP CONSTRAINT %s, ADD %s", child, emptyCheck, check))
 	} else {
-		if s.byDefault != nil && back != "" {
-			sql = append(sql, become...)
-		}
 		sql = append(sql, s.newTableSQL(child, parent, check))
-		if back != "" {
-			sql = append(sql, back)
+	}
+	if back != "" {
+		sql = append(sql, back)
+	}
+	if s.byDefault != nil { // after the new table is made, so that nobody waits for that
+		mode := "SHARE UPDATE EXCLUSIVE"
+		if move {
+			mode = "ACCESS EXCLUSIVE"
 		}
+		sql = append(sql, "LOCK TABLE ONLY "+parent+" IN "+mode+" MODE", "LOCK TABLE ONLY "+s.byDefault.Ident()+" IN ACCESS EXCLUSIVE MODE")
 	}
 	if move {
 		sql = append(sql, s.moveSQL(t, op)...)
