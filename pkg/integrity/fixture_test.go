@@ -31,7 +31,13 @@ var monthsOf2024 = []string{"2024-01-01", "2024-02-01", "2024-03-01", "2024-04-0
 
 func newFixture(tb testing.TB) *fixture {
 	tb.Helper()
-	db := openDB(tb, pgtest.DB(tb))
+	return fixtureAt(tb, pgtest.DB(tb))
+}
+
+// fixtureAt is newFixture for a migrated database.
+func fixtureAt(tb testing.TB, url string) *fixture {
+	tb.Helper()
+	db := openDB(tb, url)
 	keys, err := Generate("test.example/log")
 	if err != nil {
 		tb.Fatal(err)
