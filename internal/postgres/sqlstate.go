@@ -27,6 +27,7 @@ const (
 	InsufficientPrivilege  = "42501"
 	UndefinedTable         = "42P01"
 	DuplicateSchema        = "42P06"
+	DuplicateTable         = "42P07"
 	InternalError          = "XX000"
 	DuplicateObject        = "42710"
 	OutOfMemory            = "53200" // most often of the lock table

@@ -105,6 +105,16 @@ func (w *Worker) StartCopy(ctx context.Context, spec CopySpec) (*Copy, error) {
 	if err != nil {
 		return nil, err
 	}
+	if found == nil {
+		err = c.begin(ctx)
+		if state := postgres.SQLState(err); state != postgres.UniqueViolation && state != postgres.DuplicateTable {
+			return c, err
+		}
+		// The last statement of a run that was killed has come through after all.
+		if found, err = FindCopy(ctx, w.o.DB.Pool(), spec.Source); err != nil {
+			return nil, err
+		}
+	}
 	if found != nil {
 		if found.Purpose != spec.Purpose || found.Target != spec.Target || !slices.Equal(found.head.Columns, spec.Columns) {
 			return nil, found.refusal()
@@ -113,7 +123,7 @@ func (w *Worker) StartCopy(ctx context.Context, spec CopySpec) (*Copy, error) {
 		w.o.Log.LogAttrs(ctx, slog.LevelInfo, "going on with a copy", slog.String("source", spec.Source.String()), slog.Time("begun", found.StartedAt), slog.Int64("rows", found.Rows))
 		return c, nil
 	}
-	return c, c.begin(ctx)
+	return nil, fault.New(fault.Data, "rename or drop what is in the way", "%s: a relation has a name that begins with %s", c.what("begin the copy of"), copyPrefix)
 }
 
 // Rows is how many rows have been copied, by interrupted runs as well.
@@ -257,7 +267,7 @@ func (c *Copy) tx(ctx context.Context, o pgx.TxOptions, fn func(tx pgx.Tx, leave
 				return err
 			}
 		}
-		leaves, parts, err := c.look(ctx, tx)
+		leaves, parts, err := c.look(ctx, tx, o.IsoLevel != pgx.RepeatableRead)
 		if err != nil {
 			return err
 		}
@@ -266,7 +276,14 @@ func (c *Copy) tx(ctx context.Context, o pgx.TxOptions, fn func(tx pgx.Tx, leave
 }
 
 // look reads the leaves and how far each has come, and checks that both are about the same.
-func (c *Copy) look(ctx context.Context, tx pgx.Tx) (map[uint32]leaf, []done, error) {
+//
+// alone keeps the server's rest of a run that was killed, which may still be about to commit a batch, from doing the same twice.
+func (c *Copy) look(ctx context.Context, tx pgx.Tx, alone bool) (map[uint32]leaf, []done, error) {
+	if alone {
+		if _, err := tx.Exec(ctx, "LOCK TABLE "+c.head.names().state()+" IN SHARE ROW EXCLUSIVE MODE"); err != nil {
+			return nil, nil, err
+		}
+	}
 	all, err := leavesOf(ctx, tx, c.spec.Source.OID)
 	if err != nil {
 		return nil, nil, err

@@ -117,6 +117,9 @@ func (f *fan) makeSQL() []string {
 	}
 	if f.source.Default {
 		rest := f.rest().Ident()
+		if f.source.Owner != f.table.Owner { // only the connected user may have rights on both
+			sql = append(sql, resetRoleSQL)
+		}
 		add(rest, f.own.newTableSQL(rest, f.source.Ident(), fmt.Sprintf("CONSTRAINT %s CHECK (%s)", restCheck, f.table.Key.outside(f.covered))), "DEFAULT")
 	}
 	return sql

@@ -49,7 +49,7 @@ func (c *Copy) lock(ctx context.Context, tx pgx.Tx) error {
 
 // exchange is what happens while nobody can look.
 func (c *Copy) exchange(ctx context.Context, tx pgx.Tx, fn func(ctx context.Context, tx pgx.Tx) ([]Event, error)) error {
-	leaves, _, err := c.look(ctx, tx)
+	leaves, _, err := c.look(ctx, tx, true)
 	if err != nil {
 		return err
 	}
