@@ -159,6 +159,9 @@ func (f *fan) swapSQL() []string {
 		sql = append(sql, fmt.Sprintf("ALTER TABLE %s RENAME TO %s", f.rest().Ident(), pgx.Identifier{f.source.Name}.Sanitize()))
 	}
 	if f.others != nil {
+		if f.others.Owner != f.table.Owner {
+			sql = append(sql, resetRoleSQL)
+		}
 		sql = append(sql, fmt.Sprintf("ALTER TABLE %s DROP CONSTRAINT IF EXISTS %s", f.others.Ident(), apartCheck))
 	}
 	return sql
