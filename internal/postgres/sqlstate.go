@@ -149,6 +149,9 @@ func isStarting(err error) bool {
 	}
 }
 
+// IsStandby says whether a connection was refused because every host that answered is a standby: in a failover until one is promoted.
+func IsStandby(err error) bool { return errors.Is(err, errStandby) }
+
 // isRefusedByClient says whether it was this side that gave up on an answering server.
 func isRefusedByClient(err error) bool { return errors.Is(err, errStandby) }
 
