@@ -275,10 +275,22 @@ func TestCreateRefusesToMoveMany(t *testing.T) {
 	}
 }
 
-func TestCreateLeavesTriggersAndKeysAlone(t *testing.T) {
+func TestCreateFiresNoTrigger(t *testing.T) {
+	t.Parallel()
+	b := withDefault(t)
+	b.exec(`CREATE FUNCTION noted() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''a row has gone''; END'; CREATE TRIGGER noted AFTER DELETE ON audit_log FOR EACH ROW EXECUTE FUNCTION noted()`)
+	made, _, err := b.tryCreate(b.table("audit_log"), CreateOptions{Ahead: 4})
+	if err != nil || len(made) != 5 || value[int64](b, "SELECT count(*) FROM public.audit_log") != 3000 {
+		t.Errorf("made %v, %v", made, err)
+	}
+	if n := value[int64](b, "SELECT count(*) FROM pg_trigger WHERE tgname = 'noted'"); n != 7 {
+		t.Errorf("%d triggers", n)
+	}
+}
+
+func TestCreateLeavesKeysAlone(t *testing.T) {
 	t.Parallel()
 	for name, sql := range map[string]string{
-		"trigger":     `CREATE FUNCTION noted() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; CREATE TRIGGER noted AFTER DELETE ON audit_log FOR EACH ROW EXECUTE FUNCTION noted()`,
 		"foreign key": `CREATE TABLE remarks (t timestamptz, i bigint, FOREIGN KEY (t, i) REFERENCES audit_log ON DELETE CASCADE); INSERT INTO remarks SELECT timestamp, id FROM audit_log`,
 	} {
 		t.Run(name, func(t *testing.T) {
