@@ -142,7 +142,7 @@ func runIngest(ctx context.Context, app *App, args []string, o ingestOptions) (e
 	}
 	opts := ingest.Options{
 		Follow: follow,
-		Now: app.Now, Format: o.format, MaxAhead: *o.maxFuture, BatchRows: o.batchSize, Jobs: o.jobs, ReadBack: o.readBack,
+		Now:    app.Now, Format: o.format, MaxAhead: *o.maxFuture, BatchRows: o.batchSize, Jobs: o.jobs, ReadBack: o.readBack,
 		Wait: app.Config.Wait, DryRun: o.dryRun, MaxBad: o.maxRejects,
 	}
 	if opts.Mapping, err = o.mappingOf(); err != nil {
@@ -197,9 +197,19 @@ const gcPercent = 20
 
 func ingestAndReport(ctx context.Context, app *App, o ingestOptions, opts ingest.Options, sources []ingest.Source) error {
 	doc := ingestDoc{DryRun: o.dryRun, Sample: []map[string]any{}, Plan: plan.Plan{Action: "ingest", AsOf: app.Now()}}
-	progress := app.Progress("ingest", 0, output.Rows)
+	total := ingest.Size(sources)
+	unit := output.Rows
+	if total > 0 {
+		unit = output.Bytes
+	}
+	progress := app.Progress("ingest", total, unit)
 	shown := rejectLog{app: app, file: o.rejects}
-	opts.OnProgress = func(records, _ int) { progress.Add(int64(records)) }
+	opts.OnProgress = func(records, bytes int) {
+		if total == 0 {
+			bytes = records
+		}
+		progress.Add(int64(bytes))
+	}
 	opts.OnReject = shown.add
 	opts.OnEvent = func(columns map[string]any) { doc.Sample = append(doc.Sample, columns) }
 	defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))

@@ -110,6 +110,9 @@ func logLines(log *slog.Logger, label string, total int64, unit Unit, every time
 			attrs = append(attrs, slog.Int64("total", total), slog.String("percent", fmt.Sprintf("%.1f", 100*float64(n)/float64(total))))
 		}
 		attrs = append(attrs, slog.String("rate", rate(n-last, unit, every)))
+		if total > n && n > last {
+			attrs = append(attrs, slog.String("eta", HumanDuration(time.Duration(float64(total-n)/float64(n-last)*float64(every)))))
+		}
 		last = n
 		log.Info(label, attrs...)
 	}

@@ -11,6 +11,7 @@ type chunk struct {
 	limit   int            // bytes of raw after which it is full
 	raw     []byte         // the records, each followed by a line end
 	records []placed       // where they are
+	stored  int            // bytes of the source, as it is stored, that were read for it
 	notes   map[int][]byte // what later records say about some of these
 	open    bool           // the input ended before the last record's terminator
 }

@@ -22,6 +22,13 @@ type committer struct {
 	hasher    *audit.Hasher
 	conn      *pgx.Conn
 	uncertain bool // a COMMIT of the present batch got no answer
+	last      *batchMark
+}
+
+// batchMark says where the last batch was that a committer got an answer for.
+type batchMark struct {
+	source string
+	first  int64
 }
 
 // Reasons to begin a batch anew within one attempt.
@@ -59,6 +66,9 @@ func (c *committer) commit(ctx context.Context, b *batch) error {
 	})
 	if err != nil {
 		return b.failed(err)
+	}
+	if b.records > 0 {
+		c.last = &batchMark{b.chunk.src.Name, b.chunk.first}
 	}
 	c.run.done(b, out.counts, out.checkpoint, out.rejects)
 	return nil
@@ -158,7 +168,26 @@ func (c *committer) connect(ctx context.Context) error {
 		return err
 	}
 	c.conn = conn
-	return nil
+	return c.checkLast(ctx)
+}
+
+// checkLast makes sure that the server still has the last batch that was committed: one that took over from another without all that was
+// committed there would leave a hole.
+func (c *committer) checkLast(ctx context.Context) error {
+	if c.last == nil {
+		return nil
+	}
+	_, found, err := findRange(ctx, c.conn, c.run.tableID, c.last.source, c.last.first)
+	if err == nil && !found {
+		return errLost(c.last.source)
+	}
+	return err
+}
+
+// errLost says that commits are gone that the server had confirmed.
+func errLost(source string) error {
+	return fault.New(fault.Data, "run again: exactly what is missing is added. Look into the failover, and into synchronous_commit",
+		"%s: the server has lost records that it had committed", source)
 }
 
 // reset drops the connection after a failed attempt: the next one gets a new one, from the present primary.

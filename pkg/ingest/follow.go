@@ -220,7 +220,7 @@ func (f *follower) consider(ctx, pipe context.Context, one *root, c candidate) e
 	}
 	head, compressed, err := readHead(ctx, c.path)
 	if err != nil || len(head) == 0 {
-		return nil //nolint:nilerr // it has gone again, or is not whole yet: the next scan sees
+		return nil // it has gone again, or is not whole yet: the next scan sees
 	}
 	fresh := f.run.opts.Now().Sub(c.info.ModTime()) < settled
 	if fresh && (compressed || len(head) < maxHead && bytes.IndexByte(head, '\n') < 0) {
@@ -243,7 +243,7 @@ func (f *follower) consider(ctx, pipe context.Context, one *root, c candidate) e
 	}
 	t, err := newTail(f, g, c, head, compressed)
 	if err != nil {
-		return nil //nolint:nilerr // it has gone again
+		return nil // it has gone again
 	}
 	if g.src == nil {
 		g.src = &source{Source: Source{Name: g.name, found: c.found}, guard: one.guard, report: SourceReport{Name: g.name}}
@@ -351,11 +351,12 @@ func FollowRoots(args []string) ([]string, error) {
 			return nil, fault.New(fault.Usage, "", "look for %s: %w", arg, err)
 		}
 		info, err := os.Stat(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			info, err = os.Stat(filepath.Dir(path))
-		} else if err == nil && info.Mode().IsRegular() {
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			_, err = os.Stat(filepath.Dir(path))
+		case err == nil && info.Mode().IsRegular():
 			err = readable(path)
-		} else if err == nil && !info.IsDir() {
+		case err == nil && !info.IsDir():
 			return nil, fault.New(fault.Usage, "", "--follow reads files and folders: %s is neither", arg)
 		}
 		if err != nil {

@@ -1,9 +1,5 @@
 package ingest
 
-import (
-	"context"
-)
-
 // freshTail is fresh for a file that grows. A record is complete before it takes room among those that wait, and those wait in memory of
 // their own: while nothing comes, no chunk is held that other files need.
 func (rd *reading) freshTail(last int64) error {
@@ -15,15 +11,15 @@ func (rd *reading) freshTail(last int64) error {
 		}
 		rd.append(rec)
 		if len(rd.pending.records) >= rd.run.opts.BatchRows || len(rd.pending.raw) >= minBatchBytes {
-			err = rd.flush(rd.tail.pipe)
+			err = rd.flush()
 		} else {
-			err = rd.flushOld(rd.tail.pipe)
+			err = rd.flushOld()
 		}
 		if err != nil {
 			return err
 		}
 	}
-	return rd.flush(rd.tail.pipe)
+	return rd.flush()
 }
 
 // append puts the record in scratch to those that wait.
@@ -48,12 +44,12 @@ func (rd *reading) append(rec found) {
 }
 
 // flush sends the records that wait.
-func (rd *reading) flush(ctx context.Context) error {
+func (rd *reading) flush() error {
 	p := &rd.pending
 	if len(p.records) == 0 {
 		return nil
 	}
-	c, err := rd.run.chunk(ctx)
+	c, err := rd.run.chunk(rd.tail.pipe)
 	if err != nil {
 		return err
 	}
@@ -66,13 +62,13 @@ func (rd *reading) flush(ctx context.Context) error {
 		p.raw = nil
 	}
 	rd.note()
-	return rd.run.send(ctx, c)
+	return rd.run.send(rd.tail.pipe, c)
 }
 
 // flushOld sends the records that wait once the first of them has waited long enough.
-func (rd *reading) flushOld(ctx context.Context) error {
+func (rd *reading) flushOld() error {
 	if len(rd.pending.records) == 0 || rd.run.opts.Now().Sub(rd.since) < rd.tail.f.o.Flush {
 		return nil
 	}
-	return rd.flush(ctx)
+	return rd.flush()
 }

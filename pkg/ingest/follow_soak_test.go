@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestFollowKilledOften kills a run that follows 25 times, with each way to rotate, a file and a folder.
-func TestFollowKilledOften(t *testing.T) {
+// TestSoakFollowKilled kills a run that follows 25 times, with each way to rotate, a file and a folder.
+func TestSoakFollowKilled(t *testing.T) {
 	t.Parallel()
 	for _, truncate := range []bool{false, true} {
 		for _, folder := range []bool{false, true} {

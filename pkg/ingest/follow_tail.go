@@ -69,6 +69,7 @@ func (t *tail) run(wait, pipe context.Context) error {
 	s.mu.Lock()
 	s.again = s.Path != ""
 	s.Path, s.mapper, s.header, s.state, s.whole, s.failed, s.refs = t.path, nil, nil, sourceState{}, false, false, 0
+	s.covered = 0
 	s.onRelease = sync.OnceFunc(func() { close(done) })
 	s.mu.Unlock()
 	err := t.read()
@@ -157,7 +158,7 @@ func (t *tail) Read(p []byte) (int, error) {
 		case t.evicted.Load():
 			return 0, errEvicted
 		}
-		if err := t.rd.flushOld(t.pipe); err != nil {
+		if err := t.rd.flushOld(); err != nil {
 			return 0, err
 		}
 		if !waited(t.wait, pollFiles/2) {

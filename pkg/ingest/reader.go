@@ -25,6 +25,8 @@ type reading struct {
 	watch *errorWatch // nil: no record says anything about another
 	held  *chunk      // with a watch: the last chunk, until what follows it was seen
 
+	told int64 // of the stored bytes, as progress
+
 	tail    *tail     // nil: the source has an end
 	pending chunk     // of a tail: what is to be sent with its next chunk
 	since   time.Time // when the first of these was read
@@ -50,6 +52,7 @@ func (r *run) readSource(ctx context.Context, s *source) error {
 	}
 	if same {
 		s.count(Counts{Skipped: s.state.done()})
+		r.passed(int(s.state.size))
 		return nil
 	}
 	stored, closeStored, err := s.open(ctx)
@@ -69,6 +72,7 @@ func (r *run) loadState(ctx context.Context, s *source) error {
 	if err != nil {
 		return err
 	}
+	s.cover(s.state.done())
 	if s.state.id != 0 && !bytes.Equal(s.state.mappingSum, r.mappingSum) {
 		return fault.New(fault.Refused, "use the same mapping options as before, or give the source another name with --source",
 			"%s was read with mapping %s and other options than now", s.Name, s.state.mapping)
@@ -99,6 +103,7 @@ func (r *run) readInput(ctx context.Context, s *source, stored io.Reader, t *tai
 	if s.sum, s.size, err = in.sum(); err != nil {
 		return s.about("read", err)
 	}
+	r.passed(rd.progress())
 	s.mu.Lock()
 	s.whole = true
 	s.mu.Unlock()
@@ -116,6 +121,15 @@ func (r *run) sourceError(s *source, err error) error {
 	s.mu.Unlock()
 	r.keep(err)
 	return nil
+}
+
+// passed tells of progress without records to insert.
+func (r *run) passed(stored int) {
+	r.telling.Lock()
+	defer r.telling.Unlock()
+	if r.opts.OnProgress != nil && stored > 0 {
+		r.opts.OnProgress(0, stored)
+	}
 }
 
 // foreignError says why a file in a folder does not look like one of events.
@@ -138,7 +152,7 @@ func (r *run) leaveOut(s *source, why *foreignError) {
 func (rd *reading) all(ctx context.Context) error {
 	err := rd.everything(ctx)
 	if rd.tail != nil && fault.ClassOf(err) != fault.Refused {
-		if flushErr := rd.flush(rd.tail.pipe); flushErr != nil {
+		if flushErr := rd.flush(); flushErr != nil {
 			return flushErr
 		}
 	}
@@ -299,6 +313,7 @@ func (rd *reading) fresh(ctx context.Context, last int64) error {
 			return end
 		}
 		rd.note()
+		c.stored = rd.progress()
 		if len(c.records) == 0 {
 			rd.run.chunks <- c
 			return end
@@ -311,6 +326,13 @@ func (rd *reading) fresh(ctx context.Context, last int64) error {
 		}
 	}
 	return nil
+}
+
+// progress returns how much of the source was read since it was asked last.
+func (rd *reading) progress() int {
+	n := rd.win.in.stored.n - rd.told
+	rd.told += n
+	return int(n)
 }
 
 // pass sends a chunk; with a watch the one before it.

@@ -90,6 +90,14 @@ func (r *run) seal(ctx context.Context, h *audit.Hasher, b *batch) error {
 	if err := b.seal(h, r.catalog.Load().find, recorded); err != nil {
 		return err
 	}
+	if len(b.outside) > 0 && !r.opts.DryRun { // there may be a partition by now
+		if err := postgres.Retry(ctx, r.retry(), r.reload); err != nil {
+			return err
+		}
+		if err := b.seal(h, r.catalog.Load().find, recorded); err != nil {
+			return err
+		}
+	}
 	if len(b.outside) > 0 && r.opts.Creator != nil {
 		b.whyNot = r.opts.Creator.WhyNot
 		if err := r.makeRoom(ctx, b); err != nil {

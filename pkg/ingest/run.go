@@ -59,7 +59,7 @@ type Options struct {
 	Creator Creator
 
 	OnReject   func(Reject)                 // told of each record not taken, after its batch was committed; may be nil
-	OnProgress func(records, bytes int)     // told of each batch; may be nil
+	OnProgress func(records, bytes int)     // told of each batch, and how much of the sources, as they are stored, is done with it; may be nil
 	OnEvent    func(columns map[string]any) // dry run: told of the first events; may be nil
 }
 
@@ -86,6 +86,7 @@ type run struct {
 	telling   sync.Mutex  // calls to Options.On…
 	lookFirst atomic.Bool // the last batch had events that were there already
 	number    atomic.Int64
+	committed atomic.Bool // something
 
 	taking sync.Mutex // blocks, also while more of them are fetched
 	blocks []int64
@@ -367,7 +368,9 @@ func (r *run) nextBlock(ctx context.Context) (int64, error) {
 func (r *run) retry() postgres.RetryPolicy {
 	return postgres.RetryPolicy{
 		Within: max(r.opts.Wait, time.Second),
-		Also:   func(err error) bool { return postgres.SQLState(err) == postgres.ReadOnlySQLTransaction },
+		Also: func(err error) bool { // a server that committed for this run, and is a standby now, is in the middle of a failover
+			return postgres.SQLState(err) == postgres.ReadOnlySQLTransaction || r.committed.Load() && postgres.IsStandby(err)
+		},
 	}
 }
 
@@ -416,7 +419,9 @@ func (r *run) unreserve(n int) {
 
 // done adds a committed batch to the report.
 func (r *run) done(b *batch, n Counts, checkpoint *integrity.Checkpoint, rejects []Reject) {
+	r.committed.Store(true)
 	b.chunk.src.count(n)
+	b.chunk.src.cover(int64(b.records))
 	r.mu.Lock()
 	r.report.Batches++
 	r.report.Bytes += int64(len(b.chunk.raw))
@@ -432,7 +437,7 @@ func (r *run) done(b *batch, n Counts, checkpoint *integrity.Checkpoint, rejects
 		}
 	}
 	if r.opts.OnProgress != nil {
-		r.opts.OnProgress(len(b.chunk.records), len(b.chunk.raw))
+		r.opts.OnProgress(len(b.chunk.records), b.chunk.stored)
 	}
 }
 
@@ -486,6 +491,13 @@ func (s *source) count(n Counts) {
 	s.mu.Unlock()
 }
 
+// cover notes that so many more records are committed.
+func (s *source) cover(n int64) {
+	s.mu.Lock()
+	s.covered += n
+	s.mu.Unlock()
+}
+
 // known notes the id of the source's row once that is committed.
 func (s *source) known(id int64) {
 	s.mu.Lock()
@@ -507,7 +519,14 @@ func (r *run) release(ctx context.Context, s *source) {
 	}
 	if whole && id != 0 && !r.opts.DryRun {
 		// Nothing is lost when this fails: the next run reads the source again and finds its ranges committed.
-		err := r.db.Tx(ctx, func(tx pgx.Tx) error { return finishSource(ctx, tx, id, s.sum, s.size) })
+		there := true
+		err := r.db.Tx(ctx, func(tx pgx.Tx) (err error) {
+			there, err = finishSource(ctx, tx, id, s.sum, s.size, s.covered)
+			return err
+		})
+		if !there {
+			r.keep(errLost(s.Name))
+		}
 		if err != nil && !errors.Is(err, context.Canceled) {
 			r.db.Log().WarnContext(ctx, "source not marked as finished")
 		}

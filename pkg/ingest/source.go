@@ -159,6 +159,21 @@ func danglesTo(path string) string {
 	return target
 }
 
+// Size returns the bytes that the sources have together, as they are stored; 0 where it is not known of one.
+func Size(sources []Source) int64 {
+	var n int64
+	for _, s := range sources {
+		info, err := os.Stat(s.Path)
+		if s.stream || err != nil && s.gone == "" {
+			return 0
+		}
+		if err == nil {
+			n += info.Size()
+		}
+	}
+	return n
+}
+
 // isFile tells files and links to files.
 func isFile(path string, d fs.DirEntry) bool {
 	if d.Type()&fs.ModeSymlink == 0 {
@@ -182,7 +197,7 @@ type source struct {
 	Source
 	lockName string
 	guard    *source // has the lock in its place; nil: it has its own
-	header   []byte // of CSV, as it stands there; nil for other formats
+	header   []byte  // of CSV, as it stands there; nil for other formats
 	mapper   mapper
 	state    sourceState
 	head     headSum // of a new source
@@ -196,9 +211,10 @@ type source struct {
 	leftOut bool // in a folder, and not of events
 	again   bool // read again in one run: what was committed before is counted already
 
+	covered   int64  // records that are committed
 	onRelease func() // told when nobody holds it any more; may be nil
-	sum     []byte
-	size    int64
+	sum       []byte
+	size      int64
 }
 
 // sourceState is what the database has about a source.

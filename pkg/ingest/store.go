@@ -200,15 +200,23 @@ VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (table_id, name) DO NOTHING RETU
 	return id, nil
 }
 
-// finishSource notes that a source is in the table as a whole.
-func finishSource(ctx context.Context, tx pgx.Tx, id int64, sum []byte, size int64) error {
-	_, err := tx.Exec(ctx, `
+// finishSource notes that a source is in the table as a whole; false where not all of its records are there any more.
+func finishSource(ctx context.Context, tx pgx.Tx, id int64, sum []byte, size, records int64) (bool, error) {
+	var have int64
+	err := tx.QueryRow(ctx, `SELECT coalesce(sum(last_record - first_record + 1), 0)::bigint FROM auditdb.ingest_range WHERE source_id = $1`, id).Scan(&have)
+	if err != nil {
+		return false, fmt.Errorf("count the source's records: %w", err)
+	}
+	if have < records {
+		return false, nil
+	}
+	_, err = tx.Exec(ctx, `
 UPDATE auditdb.ingest_source SET content_sha256 = $2, size_bytes = $3, finished_at = pg_catalog.clock_timestamp()
 WHERE source_id = $1 AND (finished_at IS NULL OR content_sha256 IS DISTINCT FROM $2 OR size_bytes IS DISTINCT FROM $3)`, id, sum, size)
 	if err != nil {
-		return fmt.Errorf("finish the source: %w", err)
+		return false, fmt.Errorf("finish the source: %w", err)
 	}
-	return nil
+	return true, nil
 }
 
 // rangeRow is a row of auditdb.ingest_range to be.
@@ -247,8 +255,8 @@ func lockRanges(ctx context.Context, tx pgx.Tx, name string, wait time.Duration)
 }
 
 // findRange looks for a committed range by its source's name.
-func findRange(ctx context.Context, tx pgx.Tx, tableID int16, name string, first int64) (r rangeRow, found bool, err error) {
-	err = tx.QueryRow(ctx, `
+func findRange(ctx context.Context, q querier, tableID int16, name string, first int64) (r rangeRow, found bool, err error) {
+	err = q.QueryRow(ctx, `
 SELECT r.source_id, r.first_record, r.last_record, r.raw_sha256, r.inserted, r.duplicate, r.rejected
 FROM auditdb.ingest_range r JOIN auditdb.ingest_source s USING (source_id) WHERE s.table_id = $1 AND s.name = $2 AND r.first_record = $3`, tableID, name, first).
 		Scan(&r.source, &r.first, &r.last, &r.sum, &r.inserted, &r.duplicate, &r.rejected)
