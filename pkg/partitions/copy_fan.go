@@ -162,16 +162,23 @@ func (f *fan) swapSQL() []string {
 		if f.others.Owner != f.table.Owner {
 			sql = append(sql, resetRoleSQL)
 		}
-		sql = append(sql, fmt.Sprintf("ALTER TABLE %s DROP CONSTRAINT IF EXISTS %s", f.others.Ident(), apartCheck))
+		sql = append(sql, f.others.togetherSQL())
 	}
 	return sql
 }
 
 // apartSQL makes a check of the default partition that it has no row of the ranges, and validates it without keeping anybody out.
 func (f *fan) apartSQL() (add, validate string) {
-	return fmt.Sprintf("ALTER TABLE %s DROP CONSTRAINT IF EXISTS %s, ADD CONSTRAINT %s CHECK (%s) NOT VALID",
-			f.others.Ident(), apartCheck, apartCheck, f.table.Key.outside([]Bounds{f.source.Bounds})),
-		fmt.Sprintf("ALTER TABLE %s VALIDATE CONSTRAINT %s", f.others.Ident(), apartCheck)
+	return f.others.apartSQL(f.table.Key, []Bounds{f.source.Bounds})
+}
+
+func (p Partition) apartSQL(k Key, ranges []Bounds) (add, validate string) {
+	return fmt.Sprintf("ALTER TABLE %s DROP CONSTRAINT IF EXISTS %s, ADD CONSTRAINT %s CHECK (%s) NOT VALID", p.Ident(), apartCheck, apartCheck, k.outside(ranges)),
+		fmt.Sprintf("ALTER TABLE %s VALIDATE CONSTRAINT %s", p.Ident(), apartCheck)
+}
+
+func (p Partition) togetherSQL() string {
+	return fmt.Sprintf("ALTER TABLE %s DROP CONSTRAINT IF EXISTS %s", p.Ident(), apartCheck)
 }
 
 // planSQL shows what will be done.
@@ -236,14 +243,16 @@ func (w *Worker) keepApart(ctx context.Context, f *fan, c *Copy) error {
 	if f.others == nil {
 		return nil
 	}
-	o := postgres.DDLOptions{LockTimeout: w.o.LockTimeout, Wait: w.o.Wait, Role: f.others.Owner, What: c.what("keep the default partition apart from")}
 	add, validate := f.apartSQL()
-	for i, sql := range []string{add, validate} {
-		if i > 0 {
-			o.LockTimeout = max(w.o.LockTimeout, time.Second) // it keeps out neither readers nor writers
-		}
+	return w.constrain(ctx, f.table, *f.others, c.what("keep the default partition apart from"), add, validate)
+}
+
+// constrain changes checks of a partition, each statement in a transaction of its own.
+func (w *Worker) constrain(ctx context.Context, t Table, p Partition, what string, statements ...string) error {
+	o := postgres.DDLOptions{LockTimeout: w.o.LockTimeout, Wait: w.o.Wait, Role: p.Owner, What: what}
+	for _, sql := range statements {
 		if err := w.o.DB.DDL(postgres.WithPatience(ctx, w.o.Wait), o, func(tx pgx.Tx) error { _, err := tx.Exec(ctx, sql); return err }); err != nil {
-			return w.explain(f.table, o.What, err)
+			return w.explain(t, what, err)
 		}
 	}
 	return nil

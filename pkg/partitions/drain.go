@@ -3,6 +3,7 @@ package partitions
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -220,6 +221,47 @@ func (c *creating) fanOut(ctx context.Context, f *fan) error {
 	made, err := c.w.runFan(ctx, f)
 	c.made = append(c.made, made...)
 	return err
+}
+
+// scanBytes is the size of a default partition that is not searched while everybody waits, where that can be avoided.
+const scanBytes = 32 << 20
+
+// apart puts a check on a large default partition that it has no rows of the coming ranges, so that ATTACH need not search it under its lock,
+// and returns what takes it off again. Only ranges that begin in the future are taken: until the partitions are there, rows of these ranges
+// are refused.
+func (c *creating) apart(ctx context.Context) (func(), error) {
+	def, t := c.d.Catalog.Default(), c.d.Table
+	if def == nil || def.Kind != 'r' || c.d.resumes || len(c.d.creates) == 0 {
+		return func() {}, nil
+	}
+	size, left, err := apartFacts(ctx, c.w.o.DB.Pool(), *def)
+	if err != nil {
+		return nil, err
+	}
+	var ahead []Bounds
+	for _, op := range c.d.creates {
+		if op.rows == 0 && op.part.From.After(t.KeyTime(c.w.o.Now())) {
+			ahead = append(ahead, op.part.Bounds)
+		}
+	}
+	off := func() {
+		if err := c.w.constrain(context.WithoutCancel(ctx), t, *def, "take the check off "+def.String(), def.togetherSQL()); err != nil {
+			c.w.o.Log.LogAttrs(ctx, slog.LevelWarn, "a check that only creating needs is left on the default partition; the next partition create takes it off",
+				slog.String("partition", def.String()), slog.String("error", err.Error()))
+		}
+	}
+	if size <= scanBytes || len(ahead) == 0 {
+		if left {
+			off()
+		}
+		return func() {}, nil
+	}
+	add, validate := def.apartSQL(t.Key, ahead)
+	if err := c.w.constrain(ctx, t, *def, "keep coming partitions apart from "+def.String(), add, validate); err != nil {
+		off()
+		return nil, err
+	}
+	return off, nil
 }
 
 // AbortCopies takes back what interrupted runs have left of copies of t and its partitions for a purpose, under the table's lock. It says

@@ -3,8 +3,12 @@ package partitions
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // events is a table with a default partition and rows in it: per hours of n months from September 2026 on, rows each.
@@ -81,4 +85,59 @@ func (b *base) noLeftovers() {
 		UNION ALL SELECT tgname FROM pg_trigger WHERE tgname LIKE 'auditdb\_copy%' UNION ALL SELECT conname FROM pg_constraint WHERE conname LIKE 'auditdb\_attach%') x`); got != "" {
 		b.t.Errorf("left over: %s", got)
 	}
+}
+
+// A large default partition is not searched while everybody waits: the server proves from checks that it has no rows of a new range, and a new
+// default partition has none of all ranges.
+func TestAttachDoesNotScan(t *testing.T) {
+	t.Parallel()
+	for kind, literals := range map[string][2]string{"timestamptz": {"timestamptz", "2026-11-01"}, "uuid": {"uuidv7", ""}, "bigint": {"epoch_ms", ""}} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			b := fresh(t, fmt.Sprintf(`CREATE TABLE public.ev (at %s) PARTITION BY RANGE (at)`, kind))
+			key := Key{Column: "at", Kind: KeyKind(literals[0])}
+			ranges := []Bounds{{From: at(t, "2026-01-01"), To: at(t, "2026-02-01")}, {From: at(t, "2026-02-01"), To: at(t, "2026-03-01")}, {From: at(t, "2026-06-01"), To: at(t, "2026-07-01")}}
+			for i, r := range ranges {
+				b.exec(fmt.Sprintf("CREATE TABLE public.p%d PARTITION OF public.ev %s", i, key.forValues(r)))
+			}
+			b.exec("CREATE TABLE public.rest (at " + kind + ", CHECK (" + key.outside(ranges) + "))")
+			config, err := pgx.ParseConfig(b.url)
+			if err != nil {
+				t.Fatal(err)
+			}
+			said := ""
+			config.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) { said += n.Message + "\n" }
+			conn, err := pgx.ConnectConfig(t.Context(), config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = conn.Close(t.Context()) }()
+			more := Bounds{From: at(t, "2026-09-01"), To: at(t, "2026-10-01")}
+			for _, sql := range []string{
+				"SET client_min_messages = debug1", "ALTER TABLE public.ev ATTACH PARTITION public.rest DEFAULT",
+				"ALTER TABLE public.rest ADD CHECK (" + key.outside([]Bounds{more}) + ")", "CREATE TABLE public.p9 (at " + kind + ", CHECK (" + key.within(more) + "))",
+				"ALTER TABLE public.ev ATTACH PARTITION public.p9 " + key.forValues(more),
+			} {
+				if _, err := conn.Exec(t.Context(), sql); err != nil {
+					t.Fatal(sql, err)
+				}
+			}
+			for _, want := range []string{`partition constraint for table "rest" is implied by existing constraints`, `updated partition constraint for default partition "rest" is implied by existing constraints`, `partition constraint for table "p9" is implied by existing constraints`} {
+				if !strings.Contains(said, want) {
+					t.Errorf("the server did not say that the %s, but\n%s", want, said)
+				}
+			}
+		})
+	}
+}
+
+func TestCreateBesideLargeDefault(t *testing.T) {
+	t.Parallel()
+	b := fresh(t, drainTable, `INSERT INTO public.ev (at, note) SELECT timestamptz '2026-09-01+00' + g * interval '1 second', repeat('x', 700) FROM generate_series(1, 50000) g`)
+	table := b.table("public.ev")
+	if made := b.create(table, CreateOptions{Ahead: 3}); len(made) != 4 {
+		t.Errorf("made %v", made)
+	}
+	b.noLeftovers()
+	b.exec(`INSERT INTO public.ev (at) VALUES ('2027-01-05')`)
 }

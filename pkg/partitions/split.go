@@ -8,7 +8,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"auditdb/internal/fault"
-	"auditdb/internal/postgres"
 	"auditdb/pkg/plan"
 )
 
@@ -213,12 +212,8 @@ func (w *Worker) AbortSplit(ctx context.Context, t Table, source Partition) (boo
 		return true, err
 	}
 	if d := c.Default(); d != nil && d.Kind == 'r' {
-		o := postgres.DDLOptions{LockTimeout: w.o.LockTimeout, Wait: w.o.Wait, Role: d.Owner, What: "take the check off " + d.String()}
-		if err := w.o.DB.DDL(ctx, o, func(tx pgx.Tx) error {
-			_, err := tx.Exec(ctx, fmt.Sprintf("ALTER TABLE %s DROP CONSTRAINT IF EXISTS %s", d.Ident(), apartCheck))
-			return err
-		}); err != nil {
-			return true, w.explain(t, o.What, err)
+		if err := w.constrain(ctx, t, *d, "take the check off "+d.String(), d.togetherSQL()); err != nil {
+			return true, err
 		}
 	}
 	return true, w.AbortCopy(ctx, t, *left)

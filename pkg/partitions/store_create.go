@@ -35,7 +35,12 @@ type Created struct {
 // ApplyCreate carries a draft out, under the table's lock. It returns what was made also when an error comes back.
 func (w *Worker) ApplyCreate(ctx context.Context, d *Draft, onDone func(plan.Result)) ([]Created, error) {
 	ex := &creating{w: w, d: d}
-	_, err := plan.Apply(ctx, ex, d.Plan, onDone)
+	together, err := ex.apart(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer together()
+	_, err = plan.Apply(ctx, ex, d.Plan, onDone)
 	if d.resumes && err == nil {
 		more, err := w.follow(ctx, d, onDone)
 		return append(ex.made, more...), err

@@ -147,3 +147,9 @@ func ResolvePartition(ctx context.Context, db *postgres.DB, name string) (t Tabl
 	}
 	return t, p, fault.New(fault.Usage, "auditdb partition list shows them", "partition %s: it is none of %s any more", name, t)
 }
+
+// apartFacts reads the size of a default partition in bytes, and whether it has the check of a create that was interrupted.
+func apartFacts(ctx context.Context, q Querier, p Partition) (size int64, left bool, err error) {
+	err = q.QueryRow(ctx, `SELECT coalesce(pg_relation_size($1), 0), EXISTS (SELECT FROM pg_constraint WHERE conrelid = $1 AND conname = $2)`, p.OID, apartCheck).Scan(&size, &left)
+	return size, left, wrap(err, "measure %s", p)
+}
