@@ -17,7 +17,7 @@ import (
 
 // partitionDocuments lists the documents of the partition commands.
 func partitionDocuments() map[string]any {
-	return map[string]any{"partition.create": partitionCreateDoc{}, "partition.list": partitionListDoc{}, "partition.check": partitionCheckDoc{}, "partition.prune": partitionPruneDoc{}, "partition.finalize": partitionFinalizeDoc{}, "partition.drain": partitionDrainDoc{}, "partition.split": partitionSplitDoc{}, "partition.convert": partitionConvertDoc{}, "partition.adopt": partitionAdoptDoc{}}
+	return map[string]any{"partition.create": partitionCreateDoc{}, "partition.list": partitionListDoc{}, "partition.check": partitionCheckDoc{}, "partition.prune": partitionPruneDoc{}, "partition.finalize": partitionFinalizeDoc{}, "partition.drain": partitionDrainDoc{}, "partition.split": partitionSplitDoc{}, "partition.convert": partitionConvertDoc{}, "partition.adopt": partitionAdoptDoc{}, "partition.undo": partitionUndoDoc{}}
 }
 
 func newPartitionCmd(app *App) *cobra.Command {
@@ -28,7 +28,7 @@ func newPartitionCmd(app *App) *cobra.Command {
 			"partitioned by range over one column: timestamptz, timestamp, date, uuid (version 7) or bigint (time since 1970); auditdb's own schema need not be there.",
 		Example: "  auditdb partition list\n  auditdb partition create --ahead 12\n  auditdb partition prune --older-than 13mo --dry-run",
 	}
-	cmd.AddCommand(newPartitionCreateCmd(app), newPartitionListCmd(app), newPartitionCheckCmd(app), newPartitionPruneCmd(app), newPartitionFinalizeCmd(app), newPartitionDrainCmd(app), newPartitionSplitCmd(app), newPartitionConvertCmd(app), newPartitionAdoptCmd(app))
+	cmd.AddCommand(newPartitionCreateCmd(app), newPartitionListCmd(app), newPartitionCheckCmd(app), newPartitionPruneCmd(app), newPartitionFinalizeCmd(app), newPartitionDrainCmd(app), newPartitionSplitCmd(app), newPartitionConvertCmd(app), newPartitionAdoptCmd(app), newPartitionUndoCmd(app))
 	return cmd
 }
 
