@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"auditdb/internal/fault"
+	"auditdb/internal/postgres"
 )
 
 // tx runs fn in a transaction in which the source stays where it is, with what has been copied of each leaf.
@@ -258,13 +259,13 @@ func (c *Copy) flushLeaf(ctx context.Context, tx pgx.Tx, l leaf, limit int, put 
 	return nil
 }
 
-// analyze gives the new tables statistics before anybody reads them.
+// analyze gives the new tables statistics before anybody reads them. The server's rest of a run that was killed, or autovacuum, may be at the
+// same: that is waited for as for any table lock.
 func (c *Copy) analyze(ctx context.Context) error {
-	return c.w.o.DB.Tx(ctx, func(tx pgx.Tx) error {
-		return asRole(ctx, tx, c.spec.Target.Owner, "", func(ctx context.Context, tx pgx.Tx) error {
-			_, err := tx.Exec(ctx, "ANALYZE "+c.spec.Target.Ident())
-			return err
-		})
+	o := postgres.DDLOptions{LockTimeout: c.w.o.LockTimeout, Wait: c.w.o.Wait, Role: c.spec.Target.Owner, What: c.what("analyze the copy of")}
+	return c.w.o.DB.DDL(postgres.WithPatience(ctx, c.w.o.Wait), o, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, "ANALYZE "+c.spec.Target.Ident())
+		return err
 	})
 }
 
