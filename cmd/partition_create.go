@@ -74,7 +74,7 @@ func newPartitionCreateCmd(app *App) *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.interval, "interval", "", "`LENGTH` of partitions: hourly, daily, weekly, monthly, quarterly, yearly (default: the table's)")
+	f.StringVar(&o.interval, "interval", "", "`LENGTH` of partitions: hourly to yearly, or 6h, 15d, 2w, 5mo, 5y … (default: the table's)")
 	f.StringVar(&o.from, "from", "", "make exactly the range from this `TIME` on")
 	f.StringVar(&o.to, "to", "", "… to this `TIME`, which is not part of it")
 	f.IntVar(&o.ahead, "ahead", 3, "partitions after the current one (default: the table's, else 3)")

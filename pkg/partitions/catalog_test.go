@@ -139,8 +139,12 @@ func TestCatalogKeepsApart(t *testing.T) {
 func TestOverlapping(t *testing.T) {
 	t.Parallel()
 	c := NewCatalog([]Partition{
-		{Name: "a", Bounds: fromMicros(0, 10), State: Attached}, {Name: "b", Bounds: fromMicros(10, 20), State: Attached}, {Name: "c", Bounds: fromMicros(15, 30), State: Attached},
-		{Name: "d", Bounds: fromMicros(5, 12), State: Detached}, {Name: "e", Bounds: fromMicros(5, 12), State: Detached}, {Name: "f", Bounds: fromMicros(40, maxMicros), State: Detached},
+		{Name: "a", Bounds: fromMicros(0, 10), State: Attached},
+		{Name: "b", Bounds: fromMicros(10, 20), State: Attached},
+		{Name: "c", Bounds: fromMicros(15, 30), State: Attached},
+		{Name: "d", Bounds: fromMicros(5, 12), State: Detached},
+		{Name: "e", Bounds: fromMicros(5, 12), State: Detached},
+		{Name: "f", Bounds: fromMicros(40, maxMicros), State: Detached},
 	})
 	var got []string
 	for _, o := range c.Overlapping() {

@@ -158,7 +158,7 @@ const (
 // uuidBound is the least uuid of at's millisecond.
 func uuidBound(at time.Time, least bool) string {
 	var b [8]byte
-	binary.BigEndian.PutUint64(b[:], uint64(at.UnixMilli())<<16) //nolint:gosec // limits() keeps it within 48 bits
+	binary.BigEndian.PutUint64(b[:], uint64(at.UnixMilli())<<16) // limits() keeps it within 48 bits
 	text := hex.EncodeToString(b[:6])
 	tail := uuidTail
 	if least {
@@ -173,7 +173,7 @@ func parseUUID(s string) (at time.Time, ok bool) {
 		return time.Time{}, false
 	}
 	ms, err := strconv.ParseUint(s[:8]+s[9:13], 16, 48)
-	return time.UnixMilli(int64(ms)).UTC(), err == nil && strings.ToLower(s) == s //nolint:gosec // 48 bits
+	return time.UnixMilli(int64(ms)).UTC(), err == nil && strings.ToLower(s) == s
 }
 
 // parseEpoch reads a number of units; it must be a whole number of microseconds that an int64 can hold.

@@ -34,7 +34,7 @@ func keyedTables() []keyed {
 func TestKeyKindsOnServer(t *testing.T) {
 	t.Parallel()
 	b := fresh(t, hostile)
-	for _, k := range keyedTables() {
+	for _, k := range keyedTables() { //nolint:paralleltest // they share a database
 		t.Run(k.name, func(t *testing.T) {
 			key := Key{Column: "k", Kind: k.kind, LeastV7: k.least}
 			first := Bounds{From: at(t, "2026-08-31T22:00:00Z"), To: at(t, "2026-09-30T22:00:00Z")}
@@ -76,9 +76,9 @@ func TestKeyKindsOnServer(t *testing.T) {
 			if again := b.create(tab, CreateOptions{Ahead: 1}); len(again) != 1 || again[0].Name != k.name+"_2026_11" {
 				t.Errorf("the gap is filled with %v", again)
 			}
-			real := *b
-			real.realClock()
-			done, d := real.prune(tab, before(t, "2026-11-01"))
+			clock := *b
+			clock.realClock()
+			done, d := clock.prune(tab, before(t, "2026-11-01"))
 			if len(done) != 2 || done[0].Name != "first of "+k.name || done[1].Name != k.name+"_2026_10" || done[1].Rows != 1 {
 				t.Errorf("pruned %+v of %+v", done, d.Plan.Skipped)
 			}

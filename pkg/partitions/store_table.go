@@ -132,7 +132,7 @@ func readTable(ctx context.Context, tx pgx.Tx, oid uint32) (Table, error) {
 		return Table{}, fault.New(fault.Usage, "name a table made with PARTITION BY RANGE", "it is not a partitioned table but %s", describeKind(kind, isPartition))
 	}
 	if t.Key.Kind, t.ReadOnly = keyKind(strategy, columns, t.Key.Column, typ, plainOrder); t.ReadOnly != nil {
-		return t, nil
+		return t, nil //nolint:nilerr // it stays with the table
 	}
 	column := t.Key.Kind
 	if err := t.readRegistration(ctx, tx); err != nil {
