@@ -83,6 +83,26 @@ func TestPruneBesideAutovacuum(t *testing.T) {
 	}
 }
 
+// Nor does autovacuum of a default partition, which new partitions need for a moment, keep them from being made.
+func TestCreateBesideAutovacuum(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Server(t, func(o *embedded.Options) {
+		o.Settings["autovacuum_naptime"], o.Settings["autovacuum_vacuum_cost_delay"], o.Settings["autovacuum_vacuum_cost_limit"] = "1s", "100ms", "1"
+		o.Settings["autovacuum_vacuum_threshold"], o.Settings["autovacuum_vacuum_insert_threshold"] = "10", "-1"
+	})
+	b := on(t, server.URL("postgres"),
+		`CREATE TABLE events (k timestamptz, a text) PARTITION BY RANGE (k)`, `CREATE TABLE rest PARTITION OF events DEFAULT`,
+		`INSERT INTO events SELECT '2024-01-05Z', repeat('x', 1000) FROM generate_series(1, 3000)`, `DELETE FROM rest WHERE ctid < '(200,0)'`)
+	await(t, "autovacuum of the default partition", func() bool {
+		return value[int64](b, `SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'autovacuum worker' AND query LIKE 'autovacuum: VACUUM%public.rest%'`) == 1
+	})
+	b.o.Wait = 5 * time.Second
+	b.w = NewWorker(b.o)
+	if made := b.create(b.table("events"), exactly(t, "2026-04-01", "2026-06-01")); len(made) != 2 {
+		t.Errorf("%+v", made)
+	}
+}
+
 // await waits until something is true.
 func await(t *testing.T, what string, is func() bool) {
 	t.Helper()

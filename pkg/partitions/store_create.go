@@ -135,6 +135,9 @@ func (c *creating) execute(ctx context.Context, group []plan.Step) error {
 	if len(group) > 1 {
 		what = fmt.Sprintf("create %d partitions from %s on", len(group), group[0].Name)
 	}
+	if err := c.w.stopVacuum(ctx, c.d.Catalog.Default()); err != nil {
+		return err
+	}
 	made, err := c.attempt(ctx, what, ops, strings.Join(sql, ";\n"))
 	if postgres.SQLState(err) == postgres.CheckViolation && len(ops) == 1 && ops[0].rows == 0 && ops[0].drain != "" {
 		made, err = c.attempt(ctx, what, ops, ops[0].drain) // rows have come in since the plan was made

@@ -212,7 +212,7 @@ func (x *pruning) detach(ctx context.Context, op pruneOp) error {
 			return err
 		}
 	}
-	if err := x.stopVacuum(ctx, op); err != nil {
+	if err := x.w.stopVacuum(ctx, &p, x.d.Catalog.Default()); err != nil {
 		return err
 	}
 	if err := x.comment(ctx, p, x.d.Table.mark(p, x.d.Action, x.d.attic), []Event{{Kind: EventDetached, Name: p.Name, Bounds: p.Bounds}}, x.allowed); err != nil {

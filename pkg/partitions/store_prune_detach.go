@@ -83,7 +83,7 @@ func (x *pruning) lock(ctx context.Context, tx pgx.Tx, p Partition) error {
 	for _, l := range []struct {
 		patience time.Duration
 		mode     string
-	}{{x.vacuumPatience(ctx), "SHARE UPDATE EXCLUSIVE"}, {x.w.o.LockTimeout, "ACCESS EXCLUSIVE"}} {
+	}{{x.w.vacuumPatience(ctx), "SHARE UPDATE EXCLUSIVE"}, {x.w.o.LockTimeout, "ACCESS EXCLUSIVE"}} {
 		if err := postgres.SetLockTimeout(ctx, tx, l.patience); err != nil {
 			return err
 		}
@@ -95,32 +95,31 @@ func (x *pruning) lock(ctx context.Context, tx pgx.Tx, p Partition) error {
 }
 
 // vacuumPatience is as long as autovacuum takes to give way, or what is left of Options.Wait.
-func (x *pruning) vacuumPatience(ctx context.Context) time.Duration {
-	return max(min(vacuumPatience, postgres.Patience(ctx, x.w.o.Wait)), x.w.o.LockTimeout)
+func (w *Worker) vacuumPatience(ctx context.Context) time.Duration {
+	return max(min(vacuumPatience, postgres.Patience(ctx, w.o.Wait)), w.o.LockTimeout)
 }
 
-// stopVacuum has autovacuum give way, if it is at work on a table that detaching op's partition needs: it does so only for who waits longer
-// than attempts at a lock that others queue behind may take. For this lock nobody but other maintenance queues. Autovacuum to prevent
-// wraparound stays, and is named later as what is in the way.
-func (x *pruning) stopVacuum(ctx context.Context, op pruneOp) error {
-	tables := []Partition{op.part}
-	if def := x.d.Catalog.Default(); def != nil {
-		tables = append(tables, *def)
-	}
+// stopVacuum has autovacuum give way, if it is at work on one of tables (nil: none): it does so only for who waits longer than attempts at a
+// lock that others queue behind may take. For this lock nobody but other maintenance queues. Autovacuum to prevent wraparound stays, and is
+// named later as what is in the way, as is a missing right.
+func (w *Worker) stopVacuum(ctx context.Context, tables ...*Partition) error {
 	for _, p := range tables {
-		busy, err := x.w.o.DB.Blockers(ctx, []uint32{p.OID})
+		if p == nil {
+			continue
+		}
+		busy, err := w.o.DB.Blockers(ctx, []uint32{p.OID})
 		if err != nil {
 			return err
 		}
 		if !slices.ContainsFunc(busy, func(b postgres.Blocker) bool { return b.Backend == postgres.Autovacuum }) {
 			continue
 		}
-		o := postgres.DDLOptions{LockTimeout: x.vacuumPatience(ctx), Role: x.d.role(p), What: "wait for autovacuum of " + p.String()}
-		err = x.w.o.DB.DDL(ctx, o, func(tx pgx.Tx) error {
+		o := postgres.DDLOptions{LockTimeout: w.vacuumPatience(ctx), Role: p.Owner, What: "wait for autovacuum of " + p.String()}
+		err = w.o.DB.DDL(ctx, o, func(tx pgx.Tx) error {
 			_, err := tx.Exec(ctx, "LOCK TABLE ONLY "+p.Ident()+" IN SHARE UPDATE EXCLUSIVE MODE")
 			return err
 		})
-		if err != nil && fault.ClassOf(err) != fault.Locked {
+		if err != nil && fault.ClassOf(err) != fault.Locked && postgres.Class(err) != fault.Permission {
 			return err
 		}
 	}
