@@ -124,7 +124,7 @@ func runPartitionAdopt(ctx context.Context, app *App, o partitionAdoptOptions, n
 		if on := o.integrity == "on"; o.integritySet {
 			opts.Integrity = &on
 		}
-		if partitioned && opts.Mode != partitions.AdoptCopy { // what is not said stays as it is
+		if partitioned { // what is not said stays as it is
 			o.keep(&opts.Convert)
 		}
 		if *o.maxDuration > 0 {
@@ -162,7 +162,7 @@ func newAdoption(ctx context.Context, app *App, db *postgres.DB, worker *partiti
 		return x, err
 	}
 	own := t.Schema == "public" && t.Name == "audit_log"
-	o.Settled = report.Current > 0 || !own
+	o.Settled = report.Pending == 0 || !own
 	if own {
 		o.Owner = "auditdb_admin"
 	}

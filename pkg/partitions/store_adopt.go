@@ -71,6 +71,8 @@ func (w *Worker) settleMode(ctx context.Context, d *AdoptDraft, partitioned bool
 	d.Row.BlockIDs = own || d.Mode == AdoptCopy || d.Mode == "" && !partitioned && len(reasons) == 0
 	const ways = "--mode in-place turns a table as it is into a partitioned one"
 	switch {
+	case d.Mode == "" && partitioned && own && !d.options.Settled: // a run that copied was interrupted after the swap
+		d.Mode = AdoptCopy
 	case d.Mode == "" && partitioned:
 		d.Mode = AdoptRegister
 	case d.Mode == "" && len(reasons) == 0:
