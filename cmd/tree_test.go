@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -60,12 +61,14 @@ func TestEveryCommandHelps(t *testing.T) {
 	})
 }
 
+var exampleWord = regexp.MustCompile(`'[^']*'|\S+`)
+
 // The examples of all commands parse: each names commands and flags that exist.
 func TestExamplesParse(t *testing.T) {
 	t.Parallel()
 	walk(wholeTree(), func(cmd *cobra.Command) {
 		for line := range strings.Lines(cmd.Example) {
-			words := strings.Fields(line)
+			words := exampleWord.FindAllString(line, -1)
 			i := slices.Index(words, "auditdb")
 			if i < 0 {
 				continue
