@@ -65,7 +65,7 @@ func (x *traffic) loop(ctx context.Context, url string, fn func(*pgx.Conn) error
 		x.t.Fatal(err)
 	}
 	x.done.Go(func() {
-		defer func() { _ = conn.Close(context.Background()) }()
+		defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 		for ctx.Err() == nil {
 			if err := fn(conn); err != nil && ctx.Err() == nil {
 				x.t.Errorf("traffic: %v", err)

@@ -89,10 +89,28 @@ type adoptMeta struct {
 // auditColumns are the columns of public.audit_log in order, each with its type and what it gets where the old table does not have it.
 func auditColumns() [][3]string {
 	return [][3]string{
-		{"id", "bigint", ""}, {auditKey, "timestamptz", ""}, {"recorded_at", "timestamptz", ""}, {"salt", "uuid", "NULL"}, {"processing_latency", "integer", "NULL"}, {"action", "text", ""}, {"status", "text", ""},
-		{"principal_id", "text", "NULL"}, {"organization_id", "text", "NULL"}, {"target_resource_type", "text", "NULL"}, {"target_resource_id", "text", "NULL"}, {"outcome_description", "text", "NULL"},
-		{"correlation_id", "text", "NULL"}, {"event_uid", "text", "NULL"}, {"data_classification", "text", "'INTERNAL'"}, {"retention_policy", "text", "'standard'"}, {"event_version", "text", "'1.0'"},
-		{"hash", "text", "NULL"}, {"hash_algorithm", "text", "NULL"}, {"ttl", "text", "NULL"}, {"archived_at", "timestamptz", "NULL"}, {"details", "jsonb", "NULL"},
+		{"id", "bigint", ""},
+		{auditKey, "timestamptz", ""},
+		{"recorded_at", "timestamptz", ""},
+		{"salt", "uuid", "NULL"},
+		{"processing_latency", "integer", "NULL"},
+		{"action", "text", ""},
+		{"status", "text", ""},
+		{"principal_id", "text", "NULL"},
+		{"organization_id", "text", "NULL"},
+		{"target_resource_type", "text", "NULL"},
+		{"target_resource_id", "text", "NULL"},
+		{"outcome_description", "text", "NULL"},
+		{"correlation_id", "text", "NULL"},
+		{"event_uid", "text", "NULL"},
+		{"data_classification", "text", "'INTERNAL'"},
+		{"retention_policy", "text", "'standard'"},
+		{"event_version", "text", "'1.0'"},
+		{"hash", "text", "NULL"},
+		{"hash_algorithm", "text", "NULL"},
+		{"ttl", "text", "NULL"},
+		{"archived_at", "timestamptz", "NULL"},
+		{"details", "jsonb", "NULL"},
 	}
 }
 
