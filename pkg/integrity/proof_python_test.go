@@ -194,6 +194,7 @@ func TestCheckerOnPartition(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	f.checkedByPython(dir, p)
 	commit := audit.NewHasher(audit.AuditLog()).CommitOf(joinFields(p.Personal), p.Salt[:])
 	f.exec(fmt.Sprintf(`INSERT INTO auditdb.redaction (table_id, id, seq, pers_commit) VALUES (1, %d, 1, '\x%x');
 UPDATE public.audit_log SET principal_id = NULL, target_resource_id = NULL, outcome_description = NULL, details = NULL, salt = NULL WHERE id = %d`, first+4, commit, first+4))
@@ -222,5 +223,27 @@ DELETE FROM auditdb.checkpoint; INSERT INTO auditdb.checkpoint SELECT * FROM kep
 	}
 	if code, out := check(); code != 0 {
 		t.Error(code, out)
+	}
+}
+
+// checkedByPython gives proofs from a database to the independent checker.
+func (f *fixture) checkedByPython(dir string, p *EventProof) {
+	t, ok := f.t.(*testing.T)
+	if !ok {
+		f.t.Fatal("not a test")
+	}
+	t.Helper()
+	grown, _, _, err := ProveConsistency(t.Context(), f.db, f.notes()[0], ProveOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for kind, text := range map[string][]byte{"event": mustEncode(t, p), "consistency": mustEncode(t, grown)} {
+		file := filepath.Join(dir, kind)
+		if err := SaveProof(file, text); err != nil {
+			t.Fatal(err)
+		}
+		if code, out := python(t, kind, file, filepath.Join(dir, "key.pub")); code != 0 {
+			t.Error(kind, code, out)
+		}
 	}
 }
