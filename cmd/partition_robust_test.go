@@ -38,11 +38,63 @@ func (p process) json(args ...string) gjson.Result {
 	return gjson.ParseBytes(stdout.Bytes())
 }
 
+func strangeNames() []string {
+	long := strings.Repeat("n", 55)
+	return []string{`We"ird %s Name`, long + "12345678", long + "87654321", "select", "naïve_журнал_表", strings.Repeat("ж", 31), "UPPER", `a.b`, `back\slash 'quote' $1 {}`}
+}
+
+// Every command that copies or converts takes every name, under the same settings: a plain table becomes a partitioned one, its history is cut,
+// a default partition drained, and all is put back into a plain table, with every row.
+func TestTablesAreConvertedUnderEveryName(t *testing.T) {
+	t.Parallel()
+	names := strangeNames()
+	p := processes(t, pgtest.DB(t))
+	p.exec(`CREATE SCHEMA "Über ""all"`)
+	for _, name := range names {
+		table := pgx.Identifier{`Über "all`, name}.Sanitize()
+		p.exec(fmt.Sprintf(`CREATE TABLE %s (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "K ""%%s" timestamptz NOT NULL);
+			INSERT INTO %[1]s ("K ""%%s") SELECT date_trunc('month', now(), 'UTC') - make_interval(days => i) FROM generate_series(1, 200) i`, table))
+	}
+	p.exec(hostile)
+	for i, name := range names { //nolint:paralleltest // names of new tables must not be taken by the others
+		t.Run(name, func(t *testing.T) {
+			p := p
+			p.t = t
+			table, rest := pgx.Identifier{`Über "all`, name}.Sanitize(), fmt.Sprintf(`"Über ""all"."the ""rest %%s %d"`, i)
+			count := func() string { return p.scan("SELECT count(*) FROM " + table) }
+			p.json("partition", "convert", table, "--key", `K "%s`, "--ahead", "1")
+			var history string
+			for _, part := range p.json("partition", "list", table).Get("tables.0.partitions").Array() {
+				if history == "" {
+					history = part.Get("name").Str
+				}
+			}
+			p.json("partition", "split", pgx.Identifier{`Über "all`, history}.Sanitize(), "--interval", "monthly")
+			if n := count(); n != "200" {
+				t.Errorf("%s rows after split", n)
+			}
+			p.exec(fmt.Sprintf(`CREATE TABLE %s PARTITION OF %s DEFAULT; INSERT INTO %[2]s ("K ""%%s") VALUES (date_trunc('month', now(), 'UTC') - interval '3 years')`, rest, table))
+			p.json("partition", "drain", table)
+			if n := p.scan("SELECT count(*) FROM " + rest); n != "0" {
+				t.Errorf("%s rows are left in the default partition", n)
+			}
+			if code, text := p.run(t.Context(), "partition", "check", table); code != 0 && code != 4 {
+				t.Errorf("check: exit %d: %s", code, text)
+			}
+			p.must("partition", "adopt", table, "--register", "--key", `K "%s`, "--integrity", "off")
+			p.exec(`DELETE FROM auditdb.managed_table WHERE schema_name LIKE 'Über%'`)
+			p.json("partition", "undo", table, "--mode", "copy", "--yes")
+			if part := p.scan("SELECT relispartition FROM pg_class WHERE oid = (SELECT tableoid FROM " + table + " LIMIT 1)"); part != "f" || count() != "201" {
+				t.Errorf("in the end: %s rows, in partitions: %s", count(), part)
+			}
+		})
+	}
+}
+
 // Every command that works on partitions takes every name, under settings that are against it.
 func TestPartitionCommandsTakeEveryName(t *testing.T) {
 	t.Parallel()
-	long := strings.Repeat("n", 55)
-	names := []string{`We"ird %s Name`, long + "12345678", long + "87654321", "select", "naïve_журнал_表", strings.Repeat("ж", 31), "UPPER", `a.b`, `back\slash 'quote' $1 {}`}
+	names := strangeNames()
 	p := processes(t, pgtest.Empty(t))
 	p.exec(`CREATE SCHEMA "Über ""all"; CREATE SCHEMA "the attic"`)
 	for i, name := range names {
@@ -182,6 +234,7 @@ func TestPartitionCommandsOnAStandby(t *testing.T) {
 	pgtest.Migrate(t, primary.URL("postgres"))
 	first := processes(t, primary.URL("postgres"))
 	first.must("partition", "create", "--from", "2024-01", "--to", "2024-03")
+	first.exec("CREATE TABLE public.plain (k timestamptz NOT NULL); INSERT INTO public.plain VALUES (now())")
 	standby, caughtUp := pgtest.Standby(t, primary)
 	caughtUp()
 	p := first
@@ -189,9 +242,56 @@ func TestPartitionCommandsOnAStandby(t *testing.T) {
 	if n := p.json("partition", "list").Get("tables.0.partitions.#").Int(); n != 2 {
 		t.Errorf("%d partitions are listed", n)
 	}
-	for _, args := range [][]string{{"partition", "create"}, {"partition", "prune", "--older-than", "2024-02-01", "--yes"}, {"partition", "finalize"}} {
+	if code, text := p.run(t.Context(), "partition", "check"); code != 4 || !strings.Contains(text, "runway") {
+		t.Errorf("check: exit %d: %s", code, text)
+	}
+	for _, args := range [][]string{
+		{"partition", "create"},
+		{"partition", "prune", "--older-than", "2024-02-01", "--yes"},
+		{"partition", "finalize"},
+		{"partition", "drain"},
+		{"partition", "split", "audit_log_2024_01", "--interval", "daily"},
+		{"partition", "undo", "audit_log", "--mode", "copy", "--yes"},
+		{"partition", "convert", "plain", "--key", "k"},
+		{"partition", "adopt", "audit_log", "--register", "--key", "timestamp"},
+	} {
 		if code, text := p.run(t.Context(), args...); code != 3 || !strings.Contains(text, "hot standby") || !strings.Contains(text, "hint: name the primary") {
 			t.Errorf("%v: exit %d: %s", args, code, text)
 		}
+	}
+}
+
+// Behind a pooler that changes the session with every transaction the commands read, and refuse to change anything.
+func TestPartitionCommandsBehindAPooler(t *testing.T) {
+	t.Parallel()
+	p := processes(t, pgtest.DB(t))
+	p.must("partition", "create", "--from", "2024-01", "--to", "2024-03")
+	p.exec("CREATE TABLE public.plain (k timestamptz NOT NULL)")
+	p.exec(hostile)
+	config, err := pgx.ParseConfig(p.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pooled := p
+	pooled.url = pgtest.PgBouncer(t, pgtest.Shared(t), "transaction")(config.Database)
+	if listed := pooled.json("partition", "list", "public.audit_log"); listed.Get("tables.0.partitions.1.from").Str != "2024-02-01T00:00:00.000000Z" {
+		t.Errorf("listed: %s", listed)
+	}
+	for _, args := range [][]string{
+		{"partition", "create"},
+		{"partition", "prune", "--older-than", "2024-02-01", "--yes"},
+		{"partition", "finalize"},
+		{"partition", "drain"},
+		{"partition", "split", "public.audit_log_2024_01", "--interval", "daily"},
+		{"partition", "undo", "public.audit_log", "--mode", "copy", "--yes"},
+		{"partition", "convert", "public.plain", "--key", "k"},
+	} {
+		if code, text := pooled.run(t.Context(), args...); code != 2 || !strings.Contains(text, "transaction-pooled") || !strings.Contains(text, "hint: connect to the server itself or to a session-mode pool") {
+			t.Errorf("%v: exit %d: %s", args, code, text)
+		}
+	}
+	p.url = pgtest.PgBouncer(t, pgtest.Shared(t), "session")(config.Database)
+	if n := p.json("partition", "prune", "public.audit_log", "--older-than", "2024-02-01", "--yes").Get("tables.0.pruned.#").Int(); n != 1 {
+		t.Errorf("%d pruned in session mode", n)
 	}
 }
