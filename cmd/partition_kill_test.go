@@ -178,10 +178,10 @@ CREATE INDEX ON audit_log (principal_id, "timestamp");
 INSERT INTO audit_log ("timestamp", action, status, principal_id, details, hash) SELECT now() - (g %% 90) * interval '1 day', 'a' || g %% 7, 'ok', 'p' || g %% 99, jsonb_build_object('n', g), md5(g::text) FROM generate_series(1, %d) g`
 
 // adoptKilled kills an adoption by copy at random moments, each time in a database of its own, with traffic, and runs it again.
-func adoptKilled(t *testing.T, times, kills, rows int) {
+func adoptKilled(t *testing.T, times, kills, rows int, flags ...string) {
 	t.Helper()
 	var limit time.Duration
-	args := []string{"partition", "adopt", "audit_log"}
+	args := append([]string{"partition", "adopt", "audit_log"}, flags...)
 	for i := range times + 1 {
 		url := pgtest.Empty(t)
 		conn, err := pgx.Connect(t.Context(), url)
