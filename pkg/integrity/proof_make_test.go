@@ -139,7 +139,7 @@ func TestProveRefusals(t *testing.T) {
 	f.exec(fmt.Sprintf("DELETE FROM public.audit_log WHERE id = %d", first+2))
 	f.refused(first+2, fault.Integrity, "row_missing")
 	f.proven(first + 3)
-	f.exec(fmt.Sprintf("UPDATE auditdb.leaf SET leaves = overlay(leaves PLACING '\\x00'::bytea FROM 1) WHERE min_id = %d", first))
+	f.exec(fmt.Sprintf("UPDATE auditdb.leaf SET leaves = overlay(leaves PLACING sha256(leaves) FROM 1) WHERE min_id = %d", first))
 	f.refused(first+3, fault.Integrity, "leaves_corrupt")
 }
 
