@@ -155,31 +155,25 @@ func (s *saltedSets) clearSalts(ctx context.Context, tx pgx.Tx) error {
 }
 
 // redactions compares the lists of a table's erased rows with their records.
-func (v *verifier) redactions(ctx context.Context, tx pgx.Tx, m managed) error {
+func (v *verifier) redactions(ctx context.Context, tx pgx.Tx, m managed, found *collector) error {
 	var logged map[int64]*Redact
 	if state := v.walk.state.tables[m.id]; state != nil {
 		logged = state.redacted
-	}
-	v.mu.Lock()
-	again := len(v.lists) > 0
-	v.mu.Unlock()
-	if again {
-		return nil // a later round: what has come since is looked at when a row needs it
 	}
 	name := tableName(m.schema, m.name)
 	seen := map[int64]bool{}
 	err := readRedactions(ctx, tx, m.id, func(seq int64, list []Redaction) {
 		seen[seq] = true
 		if rec := logged[seq]; rec == nil {
-			v.found.add(newFinding(RedactionUnlogged, "%d rows are listed as erased by record %d, which does not say so", len(list), seq).on(name).of(seq).times(int64(len(list))))
+			found.add(newFinding(RedactionUnlogged, "%d rows are listed as erased by record %d, which does not say so", len(list), seq).on(name).of(seq).times(int64(len(list))))
 		} else if !v.judgeList(seq, rec, list) {
-			v.found.add(newFinding(RedactionMismatch, "the list of the %d rows erased by record %d is not the one that was logged", rec.Rows, seq).on(name).of(seq))
+			found.add(newFinding(RedactionMismatch, "the list of the %d rows erased by record %d is not the one that was logged", rec.Rows, seq).on(name).of(seq))
 		}
 	})
 	for seq, rec := range logged {
 		if !seen[seq] && err == nil {
 			v.judgeList(seq, rec, nil)
-			v.found.add(newFinding(RedactionMismatch, "the list of the %d rows erased by record %d is gone", rec.Rows, seq).on(name).of(seq))
+			found.add(newFinding(RedactionMismatch, "the list of the %d rows erased by record %d is gone", rec.Rows, seq).on(name).of(seq))
 		}
 	}
 	return err

@@ -53,8 +53,8 @@ type PartitionUnsealed struct {
 
 // Seal takes in the rows of other writers that are visible and in no leaf set: per partition, in the order of their ids, at most
 // audit.MaxSet rows a record. What it has done stays done when it is interrupted; the next run goes on. Runs exclude each other.
-func (l *Log) Seal(ctx context.Context, db *postgres.DB, t *Table, o SealOptions) (res SealResult, err error) {
-	res = SealResult{Table: tableName(t.Schema, t.Name), AcceptedPartitions: []string{}, Skipped: []SkippedPartition{}}
+func (l *Log) Seal(ctx context.Context, db *postgres.DB, t *Table, o SealOptions) (SealResult, error) {
+	res := SealResult{Table: tableName(t.Schema, t.Name), AcceptedPartitions: []string{}, Skipped: []SkippedPartition{}}
 	lock, err := db.Lock(ctx, fmt.Sprintf("seal:%d", t.OID), o.Wait)
 	if err != nil {
 		return res, err
@@ -62,29 +62,35 @@ func (l *Log) Seal(ctx context.Context, db *postgres.DB, t *Table, o SealOptions
 	defer lock.Release()
 	ctx, cancel := lock.Guard(ctx)
 	defer cancel()
+	err = l.seal(ctx, db, t, o, &res)
+	return res, postgres.LockLost(ctx, err)
+}
+
+// seal is Seal under the lock that keeps other runs out.
+func (l *Log) seal(ctx context.Context, db *postgres.DB, t *Table, o SealOptions, res *SealResult) error {
 	conn, err := db.Connect(ctx)
 	if err != nil {
-		return res, err
+		return err
 	}
 	defer func() {
 		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
 		_ = conn.Close(end) // the server ends the session either way
 	}()
-	s := &sealer{log: l.Waiting(o.Wait), db: db, conn: conn, table: t, opts: o, res: &res}
+	s := &sealer{log: l.Waiting(o.Wait), db: db, conn: conn, table: t, opts: o, res: res}
 	err = s.prepare(ctx)
 	if err == nil {
 		err = s.settle(ctx)
 	}
 	if err != nil {
-		return res, fmt.Errorf("seal %s: %w", res.Table, err)
+		return fmt.Errorf("seal %s: %w", res.Table, err)
 	}
 	for _, p := range s.parts {
 		if err := s.partition(ctx, p); err != nil {
-			return res, fmt.Errorf("seal %s: %w", p.ref.Name, err)
+			return fmt.Errorf("seal %s: %w", p.ref.Name, err)
 		}
 	}
-	return res, nil
+	return nil
 }
 
 // sealer is one run of Seal.

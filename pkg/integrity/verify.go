@@ -167,8 +167,18 @@ func (v *verifier) run(ctx context.Context) (incomplete bool, err error) {
 	return incomplete, v.finishLog(ctx)
 }
 
-// snapshot runs fn in a snapshot of its own.
+// snapshot runs fn, once more when a standby's replay gets in its way.
 func (v *verifier) snapshot(ctx context.Context, fn func(pgx.Tx) error) error {
+	for try := 0; ; try++ {
+		err := v.once(ctx, fn)
+		if err == nil || !isConflict(err) || try == conflictRetries {
+			return err
+		}
+	}
+}
+
+// once runs fn in a snapshot of its own.
+func (v *verifier) once(ctx context.Context, fn func(pgx.Tx) error) error {
 	return v.db.TxWith(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, "SET LOCAL row_security = off; SET LOCAL statement_timeout = 0"); err != nil {
 			return fmt.Errorf("prepare a snapshot: %w", err)
@@ -180,7 +190,10 @@ func (v *verifier) snapshot(ctx context.Context, fn func(pgx.Tx) error) error {
 // plan walks the log and compares it with the catalog, in one snapshot.
 func (v *verifier) plan(ctx context.Context, f filter) ([]*unit, error) {
 	var units []*unit
+	var found *collector // found and judged are of the attempt that comes to its end
+	var judged verdicts
 	err := v.snapshot(ctx, func(tx pgx.Tx) error {
+		found, judged = newCollector(v.opts.MaxFindings), verdicts{}
 		if _, err := v.walk.extend(ctx, tx); err != nil {
 			return err
 		}
@@ -195,13 +208,15 @@ func (v *verifier) plan(ctx context.Context, f filter) ([]*unit, error) {
 			return fault.New(fault.Config, "auditdb partition list shows the managed tables", "verify: the table has integrity off, and the log does not know it")
 		}
 		v.checked = len(tables)
-		p := planner{tx: tx, walk: v.walk, found: v.found, verdicts: v.verdicts, filter: f}
+		p := planner{tx: tx, walk: v.walk, found: found, verdicts: judged, filter: f}
 		for _, m := range tables {
 			if f.only != nil && f.only[m.id] == nil {
 				continue
 			}
-			if err := v.redactions(ctx, tx, m); err != nil {
-				return err
+			if f.only == nil { // what has come since is looked at when a row needs it
+				if err := v.redactions(ctx, tx, m, found); err != nil {
+					return err
+				}
 			}
 			if err := p.table(ctx, m); err != nil {
 				return err
@@ -210,8 +225,15 @@ func (v *verifier) plan(ctx context.Context, f filter) ([]*unit, error) {
 		units = p.units
 		return nil
 	})
+	if err != nil {
+		return nil, err
+	}
+	v.found.merge(found)
+	for k, ok := range judged {
+		v.verdicts.add(k.table, k.rng, ok)
+	}
 	sortUnits(units)
-	return units, err
+	return units, nil
 }
 
 // identify notes which server is being read, so that causes can be named. A role that may not ask does without.
