@@ -27,11 +27,6 @@ func checkpointText(origin string, size int64, root tlog.Hash) string {
 	return fmt.Sprintf("%s\n%d\n%s\n", origin, size, base64.StdEncoding.EncodeToString(root[:]))
 }
 
-// signCheckpoint makes the checkpoint of a log under the keys' origin.
-func (k *Keys) signCheckpoint(size int64, root tlog.Hash) (Checkpoint, error) {
-	return k.signWith(size, root, k.signer)
-}
-
 // signWith makes a checkpoint with the signatures of several keys.
 func (k *Keys) signWith(size int64, root tlog.Hash, signers ...note.Signer) (Checkpoint, error) {
 	signed, err := note.Sign(&note.Note{Text: checkpointText(k.origin, size, root)}, signers...)

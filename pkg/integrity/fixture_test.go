@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/mod/sumdb/tlog"
 
 	"auditdb/internal/pgtest"
 	"auditdb/internal/postgres"
@@ -239,4 +240,9 @@ func (f *fixture) clean(change ...func(*VerifyOptions)) *Report {
 		f.t.Fatalf("not clean:\n%s", r.text())
 	}
 	return r
+}
+
+// signCheckpoint makes the checkpoint of a log under the keys' origin.
+func (k *Keys) signCheckpoint(size int64, root tlog.Hash) (Checkpoint, error) {
+	return k.signWith(size, root, k.signer)
 }

@@ -80,7 +80,7 @@ func Fork(ctx context.Context, db *postgres.DB, at time.Time, wait time.Duration
 	}
 	l := NewLog(old)
 	l.anyServer = true
-	return l.manage(ctx, db, at, wait, func(c control, _ int64) ([]Body, error) {
+	return l.manage(ctx, db, at, wait, func(control, int64) ([]Body, error) {
 		return []Body{
 			&Key{KeyID: next.id, Check: next.check, Public: next.pub.Encode()},
 			&Recovery{Event: EventFork, Origin: next.origin, Reason: reason},

@@ -44,6 +44,15 @@ func (w *Worker) DraftUndo(ctx context.Context, t Table, o UndoOptions) (*UndoDr
 	if err := w.Check(ctx, t); err != nil {
 		return nil, err
 	}
+	others, err := Copies(ctx, w.o.DB.Pool(), t)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range others {
+		if own := begun != nil && c.Source.OID == begun.Source.OID; !own || o.Mode != UndoCopy {
+			return nil, fmt.Errorf("undo %s: %w", t, c.refusal())
+		}
+	}
 	if o.Mode == UndoCopy {
 		return d, w.draftUndoCopy(ctx, d, begun != nil)
 	}
@@ -138,9 +147,7 @@ func (x *undoing) Execute(ctx context.Context, group []plan.Step) (err error) {
 			}
 			var events []Event
 			for _, p := range d.Detaches {
-				if !p.Default {
-					events = append(events, Event{Kind: EventDetached, Name: p.Name, Bounds: p.Bounds})
-				}
+				events = append(events, Event{Kind: EventDetached, Name: p.Name, Bounds: p.Bounds, Default: p.Default})
 			}
 			return x.w.record(ctx, tx, d.Table, events, 0)
 		})

@@ -76,8 +76,11 @@ func (d *UndoDraft) planDetach(c *Catalog) error {
 		if p.State == DetachPending {
 			return fault.New(fault.Refused, "auditdb partition finalize ends it", "undo %s: the detach of %s has not ended", d.Table, p)
 		}
-		if !p.Default {
+		switch {
+		case !p.Default:
 			marks = append(marks, commentSQL(p, d.Table.mark(p, Detach, "")))
+		case len(all) == 1: // it has no range to be made again
+			marks = append(marks, commentSQL(p, p.comment))
 		}
 		detaches = append(detaches, fmt.Sprintf("ALTER TABLE %s DETACH PARTITION %s", d.Table.Ident(), p.Ident()))
 	}
@@ -85,10 +88,9 @@ func (d *UndoDraft) planDetach(c *Catalog) error {
 		return nil
 	}
 	d.Detaches = all
-	if len(marks) > 0 {
-		d.Plan.Steps = append(d.Plan.Steps, plan.Step{Name: d.Table.String(), SQL: strings.Join(marks, ";\n"), Reason: "notes what is going to be detached, so that partition create does not make it again", Op: opUndoMark})
-	}
 	d.Plan.Steps = append(d.Plan.Steps, plan.Step{
+		Name: d.Table.String(), SQL: strings.Join(marks, ";\n"), Reason: "notes what is going to be detached, so that partition create does not make it again", Op: opUndoMark,
+	}, plan.Step{
 		Name: d.Table.String(), SQL: strings.Join(detaches, ";\n"), Reason: "all at once; locks: ACCESS EXCLUSIVE for a moment; the rows stay in the partitions", Op: opUndoDetach, Destructive: true,
 	})
 	return nil

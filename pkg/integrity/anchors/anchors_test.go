@@ -54,7 +54,7 @@ func objectStore(t *testing.T) string {
 
 func TestAnchors(t *testing.T) { //nolint:paralleltest // the object store's credentials are in the environment
 	dir := t.TempDir()
-	for name, address := range map[string]string{
+	for name, address := range map[string]string{ //nolint:paralleltest // as above
 		"path":   filepath.Join(dir, "log.txt"),
 		"file":   "file://" + filepath.Join(dir, "log2.txt"),
 		"folder": "file://" + filepath.Join(dir, "folder") + "/",

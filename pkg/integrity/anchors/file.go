@@ -80,12 +80,12 @@ func newestNotes(text []byte, cut bool, n int) []string {
 
 // Put appends under a lock and waits for the disk.
 func (f *file) Put(_ context.Context, cp integrity.Checkpoint, beside bool) (err error) {
-	out, err := os.OpenFile(f.path, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o644)
+	out, err := os.OpenFile(f.path, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o644) //nolint:gosec // checkpoints are public
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, out.Close()) }()
-	if err := unix.Flock(int(out.Fd()), unix.LOCK_EX); err != nil { //nolint:gosec // a descriptor is small
+	if err := unix.Flock(int(out.Fd()), unix.LOCK_EX); err != nil {
 		return err
 	}
 	notes, err := newestOf(out, 1)
