@@ -125,7 +125,7 @@ func setup(t *testing.T) *bench {
 	b.loaded, b.busy = sync.OnceFunc(b.load), sync.OnceFunc(b.makeBusy)
 	var err error
 	b.pg, err = embedded.StartPostgres(context.Background(), embedded.Options{Settings: map[string]string{
-		"shared_buffers": "512MB", "max_wal_size": "8GB", "checkpoint_timeout": "1h", "autovacuum": "off",
+		"shared_buffers": "512MB", "max_wal_size": "8GB", "min_wal_size": "2GB", "checkpoint_timeout": "1h", "autovacuum": "off",
 		// The log tells waiting for locks from all else that makes clients wait.
 		"log_lock_waits": "on", "deadlock_timeout": "10ms", "log_line_prefix": "%a ",
 	}})

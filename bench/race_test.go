@@ -49,6 +49,7 @@ func (b *bench) underLoad(w workload, c contender) string {
 	b.fresh("bench", c.template)
 	if c.before != "" {
 		b.must(b.psqlFile("bench", b.write("before.sql", c.before)))
+		b.sql("bench", "CHECKPOINT") // what that wrote is not to be waited for later
 	}
 	w.insert = insertSQL
 	if c.table == "public.audit_log" {
