@@ -20,14 +20,16 @@ type Querier interface {
 
 const (
 	// pg_get_expr gets no relation: on newer servers it would lock it, and wait behind VACUUM FULL.
-	loadSQL = `WITH RECURSIVE parents AS (%[3]s)
+	loadSQL = `WITH RECURSIVE parents AS (%[3]s), sizes (oid, pages) AS (%[4]s)
 SELECT c.oid, n.nspname, c.relname, c.relkind::text, i.inhdetachpending, coalesce(pg_get_expr(c.relpartbound, 0), ''), %[2]s, pg_get_userbyid(c.relowner),
   coalesce(d.description, ''), %[1]s, t.oid, t.level, t.key
 FROM parents t JOIN pg_inherits i ON i.inhparent = t.oid JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+  LEFT JOIN sizes s ON s.oid = c.oid
   LEFT JOIN pg_description d ON d.objoid = c.oid AND d.classoid = 'pg_class'::regclass AND d.objsubid = 0
 UNION ALL
 SELECT c.oid, n.nspname, c.relname, c.relkind::text, false, '', %[2]s, pg_get_userbyid(c.relowner), d.description, %[1]s, $1, 1, NULL
 FROM pg_description d JOIN pg_class c ON c.oid = d.objoid JOIN pg_namespace n ON n.oid = c.relnamespace
+  CROSS JOIN LATERAL (%[5]s) s
 WHERE d.classoid = 'pg_class'::regclass AND d.objsubid = 0 AND (starts_with(d.description, $2) OR starts_with(d.description, $3)) AND c.relkind = 'r' AND NOT c.relispartition`
 	rootSQL = `SELECT $1::oid AS oid, 1 AS level, NULL::text[] COLLATE "C" AS key`
 	treeSQL = rootSQL + ` UNION ALL
@@ -37,10 +39,21 @@ WHERE d.classoid = 'pg_class'::regclass AND d.objsubid = 0 AND (starts_with(d.de
     LEFT JOIN pg_opclass o ON o.oid = p.partclass[0]`
 	// Until the first VACUUM or ANALYZE the live rows that the statistics collector counted stand in, and sizes are not known.
 	rowsSQL     = `CASE WHEN c.reltuples < 0 THEN coalesce(nullif(pg_stat_get_live_tuples(c.oid), 0), -1) ELSE c.reltuples::bigint END`
-	noSizeSQL   = `-1::bigint`
-	pageSizeSQL = `CASE WHEN c.relkind = 'p' OR c.reltuples < 0 AND pg_stat_get_live_tuples(c.oid) > 0 THEN -1 ELSE current_setting('block_size')::bigint * (greatest(c.relpages, 0)
-    + coalesce((SELECT greatest(t.relpages, 0) FROM pg_class t WHERE t.oid = c.reltoastrelid), 0)
-    + coalesce((SELECT sum(greatest(x.relpages, 0)) FROM pg_index ix JOIN pg_class x ON x.oid = ix.indexrelid WHERE ix.indrelid IN (c.oid, c.reltoastrelid)), 0)::bigint) END`
+	pageSizeSQL = `CASE WHEN c.relkind = 'p' OR c.reltuples < 0 AND pg_stat_get_live_tuples(c.oid) > 0 THEN -1
+  ELSE current_setting('block_size')::bigint * (greatest(c.relpages, 0) + coalesce(s.pages, 0)) END`
+	// Pages of what belongs to a table: its indexes, its TOAST table and the index of that. All partitions' are added up in one pass, since
+	// looking them up for each takes longer than the rest of the query.
+	pagesSQL = `SELECT oid, sum(pages)::bigint FROM (
+  SELECT i.inhrelid AS oid, greatest(x.relpages, 0) AS pages FROM parents t JOIN pg_inherits i ON i.inhparent = t.oid
+    JOIN pg_index ix ON ix.indrelid = i.inhrelid JOIN pg_class x ON x.oid = ix.indexrelid
+  UNION ALL SELECT i.inhrelid, greatest(o.relpages, 0) + greatest(x.relpages, 0) FROM parents t JOIN pg_inherits i ON i.inhparent = t.oid
+    JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_class o ON o.oid = c.reltoastrelid JOIN pg_index ix ON ix.indrelid = o.oid JOIN pg_class x ON x.oid = ix.indexrelid) p
+  GROUP BY oid`
+	leftoverPagesSQL = `SELECT sum(greatest(x.relpages, 0))::bigint AS pages FROM pg_class x WHERE x.oid = c.reltoastrelid
+  OR x.oid IN (SELECT ix.indexrelid FROM pg_index ix WHERE ix.indrelid IN (c.oid, c.reltoastrelid))`
+	noSizeSQL          = `-1::bigint`
+	noPagesSQL         = `SELECT NULL::oid, NULL::bigint WHERE false`
+	noLeftoverPagesSQL = `SELECT NULL::bigint AS pages`
 	exactSizeSQL = `
 SELECT r.oid, CASE WHEN c.relkind = 'p' THEN (SELECT coalesce(sum(pg_total_relation_size(t.relid)), 0)::bigint FROM pg_partition_tree(c.oid) t) ELSE coalesce(pg_total_relation_size(c.oid), 0) END
 FROM unnest($1::oid[]) AS r(oid) JOIN pg_class c ON c.oid = r.oid`
@@ -48,16 +61,16 @@ FROM unnest($1::oid[]) AS r(oid) JOIN pg_class c ON c.oid = r.oid`
 
 // Load reads the partitions of t with one catalog query, without their sizes.
 func Load(ctx context.Context, q Querier, t Table) (*Catalog, error) {
-	return loadDirect(ctx, q, t, noSizeSQL)
+	return loadDirect(ctx, q, t, false)
 }
 
 // LoadSizes is Load with sizes as VACUUM and ANALYZE last saw them.
 func LoadSizes(ctx context.Context, q Querier, t Table) (*Catalog, error) {
-	return loadDirect(ctx, q, t, pageSizeSQL)
+	return loadDirect(ctx, q, t, true)
 }
 
-func loadDirect(ctx context.Context, q Querier, t Table, sizeSQL string) (*Catalog, error) {
-	found, err := load(ctx, q, t, sizeSQL, rootSQL)
+func loadDirect(ctx context.Context, q Querier, t Table, sized bool) (*Catalog, error) {
+	found, err := load(ctx, q, t, sized, rootSQL)
 	if err != nil {
 		return nil, err
 	}
@@ -80,8 +93,12 @@ type relation struct {
 	key                 []string // of the parent where that is a partition itself: strategy, columns, the first one, its type, whether that has its usual order
 }
 
-func load(ctx context.Context, q Querier, t Table, sizeSQL, parentsSQL string) ([]relation, error) {
-	rows, err := q.Query(ctx, fmt.Sprintf(loadSQL, sizeSQL, rowsSQL, parentsSQL), t.OID, t.markPrefix(Drop), t.markPrefix(Detach))
+func load(ctx context.Context, q Querier, t Table, sized bool, parentsSQL string) ([]relation, error) {
+	size, pages, leftovers := noSizeSQL, noPagesSQL, noLeftoverPagesSQL
+	if sized {
+		size, pages, leftovers = pageSizeSQL, pagesSQL, leftoverPagesSQL
+	}
+	rows, err := q.Query(ctx, fmt.Sprintf(loadSQL, size, rowsSQL, parentsSQL, pages, leftovers), t.OID, t.markPrefix(Drop), t.markPrefix(Detach))
 	if err != nil {
 		return nil, fmt.Errorf("list partitions of %s: %w", t, err)
 	}

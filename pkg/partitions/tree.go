@@ -20,7 +20,7 @@ func (t *Tree) Below(p Partition) []Partition { return t.below[p.OID] }
 
 // LoadTree reads the partitions of t of any depth with one catalog query, with sizes as VACUUM and ANALYZE last saw them.
 func LoadTree(ctx context.Context, q Querier, t Table) (*Tree, error) {
-	found, err := load(ctx, q, t, pageSizeSQL, treeSQL)
+	found, err := load(ctx, q, t, true, treeSQL)
 	if err != nil {
 		return nil, err
 	}
