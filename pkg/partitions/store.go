@@ -54,7 +54,7 @@ WHERE d.classoid = 'pg_class'::regclass AND d.objsubid = 0 AND (starts_with(d.de
 	noSizeSQL          = `-1::bigint`
 	noPagesSQL         = `SELECT NULL::oid, NULL::bigint WHERE false`
 	noLeftoverPagesSQL = `SELECT NULL::bigint AS pages`
-	exactSizeSQL = `
+	exactSizeSQL       = `
 SELECT r.oid, CASE WHEN c.relkind = 'p' THEN (SELECT coalesce(sum(pg_total_relation_size(t.relid)), 0)::bigint FROM pg_partition_tree(c.oid) t) ELSE coalesce(pg_total_relation_size(c.oid), 0) END
 FROM unnest($1::oid[]) AS r(oid) JOIN pg_class c ON c.oid = r.oid`
 )
