@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -50,14 +51,33 @@ func parseConfig(ctx context.Context, o Options) (*pgxpool.Config, error) {
 		config.ValidateConnect = requirePrimary
 	}
 	config.OnPgError = keepAfter
-	// A cancelled context cancels the statement on the server too, and the connection stays usable for the rollback.
 	config.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
-		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: 2 * time.Second}
+		return &cancelHandler{pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: 2 * time.Second}}
 	}
+	pool.PrepareConn = neverCancelled
 	if o.Log != nil && o.Log.Enabled(ctx, slog.LevelDebug) {
 		config.Tracer = &tracelog.TraceLog{Logger: traceLogger{o.Log}, LogLevel: tracelog.LogLevelInfo}
 	}
 	return pool, nil
+}
+
+// cancelHandler cancels the statement on the server too when its context ends, and the connection stays usable for the rollback. A busy server
+// may get the request late, and would end whatever runs on the connection by then, so it is marked for neverCancelled.
+type cancelHandler struct {
+	pgconn.CancelRequestContextWatcherHandler
+}
+
+// HandleUnwatchAfterCancel is called by the goroutine that uses the connection.
+func (h *cancelHandler) HandleUnwatchAfterCancel() {
+	h.CancelRequestContextWatcherHandler.HandleUnwatchAfterCancel()
+	h.Conn.CustomData()[cancelSent] = true
+}
+
+const cancelSent = "auditdb.cancel-sent"
+
+// neverCancelled says whether the pool may give a connection out again.
+func neverCancelled(_ context.Context, conn *pgx.Conn) (bool, error) {
+	return conn.PgConn().CustomData()[cancelSent] == nil, nil
 }
 
 func applicationName(command string) string {

@@ -82,17 +82,21 @@ func (db *DB) attempt(ctx context.Context, o DDLOptions, fn func(pgx.Tx) error) 
 		return fn(tx)
 	})
 	stop()
-	if looking {
+	if looking && err != nil {
 		seen = <-found
 	}
 	return seen, err
 }
 
-// lookForBlockers samples who keeps backend pid waiting until ctx ends, and returns the last answer that named somebody.
+// lookTimeout bounds one look at who blocks.
+const lookTimeout = 5 * time.Second
+
+// lookForBlockers samples who keeps backend pid waiting until ctx ends, and returns the last answer that named somebody. A look that has begun
+// is not cancelled: it takes a millisecond.
 func (db *DB) lookForBlockers(ctx context.Context, pid int32, lockTimeout time.Duration) []Blocker {
 	var last []Blocker
 	for pause(ctx, max(lockTimeout/2, time.Millisecond)) {
-		now, err := db.blocking(ctx, pid)
+		now, err := db.blocking(context.WithoutCancel(ctx), pid)
 		if err != nil {
 			return last
 		}
@@ -177,6 +181,8 @@ func (db *DB) Blockers(ctx context.Context, relations []uint32) ([]Blocker, erro
 }
 
 func (db *DB) blocking(ctx context.Context, pid int32) ([]Blocker, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
 	rows, err := db.pool.Query(ctx, blockingSQL, pid)
 	if err != nil {
 		return nil, fmt.Errorf("look for blocking sessions: %w", err)

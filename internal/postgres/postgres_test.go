@@ -417,3 +417,28 @@ func eventually(t *testing.T, what string, ok func() bool) {
 		}
 	}
 }
+
+// A server may get a request to cancel late: nobody else is given the connection that it was sent for.
+func TestCancelledConnectionIsNotGivenOn(t *testing.T) {
+	t.Parallel()
+	db := open(t, postgres.Options{URL: pgtest.Empty(t), MaxConns: 1})
+	pid := func() (n int) {
+		t.Helper()
+		if err := db.Pool().QueryRow(t.Context(), `SELECT pg_backend_pid()`).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	before := pid()
+	if again := pid(); again != before {
+		t.Fatalf("backend %d after %d: one connection was to be kept", again, before)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := db.Pool().Exec(ctx, `SELECT pg_sleep(60)`); err == nil {
+		t.Fatal("the statement was not cancelled")
+	}
+	if after := pid(); after == before {
+		t.Errorf("backend %d is used on after its statement was cancelled", after)
+	}
+}
