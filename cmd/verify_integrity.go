@@ -33,6 +33,8 @@ type verifyOptions struct {
 	maxDuration         *time.Duration
 	seal                bool
 	maxUnsealedAge      string
+	since               bool
+	sample              float64
 }
 
 func newVerifyIntegrityCmd(app *App) *cobra.Command {
@@ -42,13 +44,21 @@ func newVerifyIntegrityCmd(app *App) *cobra.Command {
 		Short: "Check rows, partitions and the integrity log against each other",
 		Long: "Reads every row and compares it with what was logged when it was written. Changed, missing and unexpected rows are named.\n" +
 			"Exit 4: something is wrong. Exit 3: it could not look, or has no key to tell whether the log is genuine. Warnings and rows that are\n" +
-			"not sealed yet end with 0. The last line says what was checked, and what is not excluded.",
+			"not sealed yet end with 0. The last line says what was checked, and what is not excluded. Each partition's verdict is kept in\n" +
+			"auditdb.verdict: partition prune keeps what is not right, and --since-checkpoint reads only what the log has touched since its partition\n" +
+			"was found right, and a sample of the rest, those that were read longest ago. A run that was cut off is gone on with that way.",
 		Example: "  auditdb verify-integrity\n  auditdb verify-integrity --from 2024-01 --to 2024-04 --jobs 4\n" +
-			"  auditdb verify-integrity --checkpoint receipt.txt -o json",
+			"  auditdb verify-integrity --checkpoint receipt.txt -o json\n  auditdb verify-integrity --since-checkpoint --sample 10",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if o.jobs < 1 {
 				return usage(cmd.CommandPath(), "", "--jobs must be at least 1, not %d", o.jobs)
+			}
+			if cmd.Flags().Changed("sample") && !o.since {
+				return usage(cmd.CommandPath(), "", "--sample goes with --since-checkpoint")
+			}
+			if !(o.sample >= 0 && o.sample <= 100) {
+				return usage(cmd.CommandPath(), "", "--sample is a percentage, 0 to 100")
 			}
 			return runVerify(cmd.Context(), app, argument(args), o)
 		},
@@ -63,11 +73,14 @@ func newVerifyIntegrityCmd(app *App) *cobra.Command {
 	o.maxDuration = durationFlag(f, "max-duration", 0, "stop after this time with what is done, exit 0 (0: never)")
 	f.BoolVar(&o.seal, "seal", false, "first take in rows that other applications wrote")
 	f.StringVar(&o.maxUnsealedAge, "max-unsealed-age", "", "unsealed rows older than this `SPAN` are an error (0h: any)")
+	f.BoolVar(&o.since, "since-checkpoint", false, "read only partitions that the log has touched since they were found right, and --sample of the rest")
+	f.Float64Var(&o.sample, "sample", 5, "with --since-checkpoint: read this `PERCENTAGE` of the rest too, at least one")
 	cmd.AddCommand(newProveCmd(app), newCheckProofCmd(app))
 	return cmd
 }
 
 func runVerify(ctx context.Context, app *App, table string, o verifyOptions) error {
+	began := app.Now()
 	opts, err := o.resolve(ctx, app)
 	if err != nil {
 		return err
@@ -105,6 +118,7 @@ func runVerify(ctx context.Context, app *App, table string, o verifyOptions) err
 		return err
 	}
 	app.Summarize(verifySummary(report))
+	keepVerdicts(ctx, app, db, report, began)
 	if emitErr := app.Emit("verify-integrity", verifyDoc{*report}, func(t *output.Table) { verifyTableOf(t, report) }); emitErr != nil || ctx.Err() != nil {
 		return errors.Join(err, emitErr)
 	}
@@ -114,15 +128,27 @@ func runVerify(ctx context.Context, app *App, table string, o verifyOptions) err
 	return errors.Join(verdict(report), rememberCheckpoint(ctx, app, report))
 }
 
-// maxSummarized is how many partitions the record of a run names; those with errors come first.
-const maxSummarized = 2000
+// verdictLimit bounds how long keeping verdicts may take.
+const verdictLimit = 10 * time.Second
 
-// verifySummary is what the record of a run keeps. Pruning goes by its partitions: it keeps those whose newest verdict is an error.
+// keepVerdicts keeps what was found of each partition, also of those that an interrupted run had read. A standby and a role that may only read
+// keep nothing, which is said.
+func keepVerdicts(ctx context.Context, app *App, db *postgres.DB, r *integrity.Report, began time.Time) {
+	if len(r.Checked) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), verdictLimit)
+	defer cancel()
+	if err := integrity.SaveVerdicts(ctx, db, r.Checked, began); err != nil {
+		app.Warn("the verdicts are not kept, so partition prune and --since-checkpoint do not know them: %v", err)
+	}
+}
+
+// verifySummary is what the record of a run keeps.
 func verifySummary(r *integrity.Report) map[string]any {
-	n := min(len(r.Checked), maxSummarized)
 	return map[string]any{
-		"ok": r.OK, "rows_checked": r.RowsChecked, "findings_total": r.FindingsTotal,
-		"partitions": r.Checked[:n], "partitions_left_out": len(r.Checked) - n,
+		"ok": r.OK, "rows_checked": r.RowsChecked, "findings_total": r.FindingsTotal, "errors": r.Errors,
+		"partitions_checked": len(r.Checked), "partitions_not_read": r.NotRead,
 		"batches_checked": r.BatchesChecked, "unsealed_rows": r.UnsealedRows, "incomplete": r.Incomplete, "assurance": r.Assurance,
 	}
 }
@@ -199,6 +225,9 @@ func (o verifyOptions) resolve(ctx context.Context, app *App) (opts integrity.Ve
 		}
 		age := now.Sub(span.Before(now))
 		opts.MaxUnsealedAge = &age
+	}
+	if o.since {
+		opts.Sample = &o.sample
 	}
 	opts.KeepsLastSeen = app.Config.Integrity.State != ""
 	if opts.Anchors, err = readCheckpoints(ctx, app, o.checkpoints); err != nil {

@@ -176,7 +176,7 @@ func TestPlans(t *testing.T) {
 		t.Fatal(err)
 	}
 	last := p.Steps[len(p.Steps)-1]
-	if last.Name != "00002_registry" || !strings.Contains(last.SQL, "CREATE TABLE auditdb.managed_table") || strings.Contains(last.SQL, "goose") || len(p.Skipped) != 6 {
+	if last.Name != "00002_registry" || !strings.Contains(last.SQL, "CREATE TABLE auditdb.managed_table") || strings.Contains(last.SQL, "goose") || len(p.Skipped) != 7 {
 		t.Errorf("%+v", p)
 	}
 	if status(t, db).Current != 0 {
@@ -187,10 +187,10 @@ func TestPlans(t *testing.T) {
 	}
 	up(t, db, migrations.Options{})
 	p, err = migrations.PlanDown(t.Context(), db, 3)
-	if err != nil || len(p.Steps) != 5 || p.Steps[0].Name != "00008_leaf_id" || !p.Steps[0].Destructive {
+	if err != nil || len(p.Steps) != 6 || p.Steps[0].Name != "00009_verdicts" || !p.Steps[0].Destructive {
 		t.Errorf("%+v, %v", p, err)
 	}
-	if migrations.Previous(status(t, db)) != 7 {
+	if migrations.Previous(status(t, db)) != 8 {
 		t.Error("previous version")
 	}
 }
@@ -419,7 +419,7 @@ func TestDownTakesBackOnlyWhatWasConfirmed(t *testing.T) {
 	if confirmed, err = migrations.PlanDown(t.Context(), db, 3); err != nil {
 		t.Fatal(err)
 	}
-	if down, err := migrations.Down(t.Context(), db, o); err != nil || len(down.Applied) != 5 {
+	if down, err := migrations.Down(t.Context(), db, o); err != nil || len(down.Applied) != 6 {
 		t.Error(down.Applied, err)
 	}
 }

@@ -44,7 +44,7 @@ func ownNeeds() map[string]struct {
 	}
 	add("migrate status", "auditdb_reader", reads[1:])
 	add("partition create", "auditdb_admin", reads, appends)
-	add("partition prune", "auditdb_admin", reads, appends, []need{{"policy", []string{"SELECT"}}, {"hold", []string{"SELECT"}}})
+	add("partition prune", "auditdb_admin", reads, appends, []need{{"policy", []string{"SELECT"}}, {"hold", []string{"SELECT"}}, {"verdict", []string{"SELECT"}}})
 	add("ingest", "auditdb_ingest", reads, appends, []need{
 		{"ingest_source", []string{"SELECT", "INSERT", "UPDATE (content_sha256, size_bytes, finished_at)"}},
 		{"ingest_range", []string{"SELECT", "INSERT"}},
@@ -58,6 +58,7 @@ func ownNeeds() map[string]struct {
 		{"log_partition", []string{"SELECT"}},
 		{"redaction", []string{"SELECT"}},
 		{"expired", []string{"SELECT"}},
+		{"verdict", []string{"SELECT", "INSERT", "UPDATE"}},
 	})
 	add("integrity seal", "auditdb_ingest", reads, appends)
 	return all

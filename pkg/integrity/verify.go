@@ -32,6 +32,7 @@ type VerifyOptions struct {
 	MaxUnsealedAge *time.Duration // unsealed rows older than this are an error, with 0 all of them; nil: never
 	Unread         []string       // anchors that could not tell anything, for the assurance
 	KeepsLastSeen  bool           // the checkpoint of the last run is kept somewhere, even if there is none yet
+	Sample         *float64       // read only what is new since it was found right, and this percentage of the rest; nil: everything
 	MaxFindings    int            // findings in the report; 0: 1000
 	Now            func() time.Time
 	Progress       func(rows int64) // called from several goroutines with rows done since the last call; may be nil
@@ -44,7 +45,8 @@ type Report struct {
 	RowsChecked    int64       `json:"rows_checked"`
 	BatchesChecked int64       `json:"batches_checked"` // leaf sets
 	UnsealedRows   int64       `json:"unsealed_rows"`
-	Checkpoint     *Checkpoint `json:"checkpoint"` // the newest one of the log that was right
+	NotRead        int64       `json:"partitions_not_read"` // right before, and untouched by the log since
+	Checkpoint     *Checkpoint `json:"checkpoint"`          // the newest one of the log that was right
 	Findings       []Finding   `json:"findings"`
 	FindingsTotal  int64       `json:"findings_total"`
 	Incomplete     bool        `json:"incomplete"`
@@ -84,6 +86,7 @@ type verifier struct {
 	rows     int64
 	sets     int64
 	verdicts verdicts
+	since    *since         // nil: everything is read
 	lists    map[int64]bool // redact records whose list was compared with them: whether it is theirs
 
 	checked int // tables
@@ -200,6 +203,13 @@ func (v *verifier) plan(ctx context.Context, f filter) ([]*unit, error) {
 		if err := v.identify(ctx, tx); err != nil {
 			return err
 		}
+		if v.opts.Sample != nil && v.since == nil {
+			past, err := readVerdicts(ctx, tx)
+			if err != nil {
+				return err
+			}
+			v.since = &since{percent: *v.opts.Sample, past: past}
+		}
 		tables, err := v.tables(ctx, tx)
 		if err != nil {
 			return err
@@ -229,8 +239,11 @@ func (v *verifier) plan(ctx context.Context, f filter) ([]*unit, error) {
 		return nil, err
 	}
 	v.found.merge(found)
-	for k, ok := range judged {
-		v.verdicts.add(k.table, k.rng, ok)
+	for k, found := range judged {
+		v.verdicts.add(k.table, k.rng, found)
+	}
+	if v.since != nil && f.only == nil {
+		units = v.since.choose(v.walk.state, units)
 	}
 	sortUnits(units)
 	return units, nil
@@ -331,7 +344,7 @@ func (v *verifier) add(u *unit, res unitResult, found *collector) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for _, r := range u.rels {
-		v.verdicts.add(u.table.id, r.rng, clean)
+		v.verdicts.add(u.table.id, r.rng, verdict{clean, u.after})
 	}
 	v.rows += res.rows
 	v.sets += res.sets
@@ -458,6 +471,9 @@ func (v *verifier) report(elapsed time.Duration, incomplete bool) *Report {
 	if v.walk.checkpoint.Note != "" {
 		r.Checkpoint = &v.walk.checkpoint
 	}
+	if v.since != nil {
+		r.NotRead = int64(v.since.left)
+	}
 	if elapsed > 0 {
 		r.RowsPerSecond = float64(v.rows) / elapsed.Seconds()
 	}
@@ -508,6 +524,9 @@ func (v *verifier) assurance(incomplete bool) string {
 	}
 	if v.checked == 0 && !incomplete {
 		say("NO TABLE: none has integrity on")
+	}
+	if text := v.since.describe(); text != "" {
+		say("%s", text)
 	}
 	say("log: %d records", v.walk.next)
 	switch {

@@ -367,7 +367,7 @@ func (p *planner) component(t *tableCheck, group []*node) {
 			continue
 		}
 		if changed {
-			p.verdicts.add(t.id, n.key, false)
+			p.verdicts.add(t.id, n.key, verdict{false, p.walk.next})
 		}
 		if !p.readable(t, n.key, n.part.rel, n.part.ref.Name) {
 			continue
@@ -430,7 +430,7 @@ func (p *planner) boundsChanged(t *tableCheck, group []*node) bool {
 // readable checks a partition's relation before its rows are trusted.
 func (p *planner) readable(t *tableCheck, k rangeKey, rel relation, name string) bool {
 	hostile := func(format string, args ...any) {
-		p.verdicts.add(t.id, k, false)
+		p.verdicts.add(t.id, k, verdict{false, p.walk.next})
 		p.found.add(newFinding(HostileRelation, format, args...).on(t.name).in(name))
 	}
 	if rel.kind != 'r' {

@@ -42,8 +42,7 @@ func TestPruneReadsTheRulesAgain(t *testing.T) {
 		"hold": {``, hold, KeptHold, false},
 		"finding": {
 			``,
-			`INSERT INTO auditdb.job_run (job, version, started_at, finished_at, summary) VALUES ('verify-integrity', 'x', now(), now(),
-			 '{"partitions": [{"table_id": 1, "from": "2024-02-01T00:00:00Z", "to": "2024-03-01T00:00:00Z", "ok": false}]}')`,
+			`INSERT INTO auditdb.verdict (table_id, part_from, part_to, ok, log_size, checked_at) VALUES (1, '2024-02-01Z', '2024-03-01Z', false, 1, now())`,
 			KeptFinding, false,
 		},
 		"hold before the drop":         {``, hold, KeptHold, true},

@@ -62,15 +62,11 @@ func TestDetachedStaysDetached(t *testing.T) {
 // A partition stays as long as its latest verification found an error.
 func TestPruneKeepsFindings(t *testing.T) {
 	t.Parallel()
-	const run = `INSERT INTO auditdb.job_run (job, version, started_at, finished_at, summary) VALUES ('verify-integrity', 'x', clock_timestamp(), clock_timestamp(), `
-	of := func(month string, ok bool, next string) string {
-		return fmt.Sprintf(`{"table_id": 1, "from": "2024-%s-01T00:00:00.000000Z", "to": "2024-%s-01T00:00:00Z", "ok": %v}`, month, next, ok)
+	verdict := func(month string, ok bool, next string) string {
+		return fmt.Sprintf(`INSERT INTO auditdb.verdict (table_id, part_from, part_to, ok, log_size, checked_at) VALUES (1, '2024-%s-01Z', '2024-%s-01Z', %v, 1, now())
+			ON CONFLICT (table_id, part_from, part_to) DO UPDATE SET ok = excluded.ok`, month, next, ok)
 	}
-	summary := func(parts ...string) string { return run + `'{"partitions": [` + strings.Join(parts, ",") + `]}')` }
-	b := old(t, run+`NULL)`, run+`'{"partitions": 7}')`, summary(`5`, `{"table_id": 1, "from": "x", "to": "y", "ok": false}`, `{"table_id": 1, "from": "min", "to": "max", "ok": false}`),
-		summary(of("01", false, "02"), of("02", false, "03"), `{"table_id": 2, "from": "2024-03-01T00:00:00Z", "to": "2024-04-01T00:00:00Z", "ok": false}`),
-		summary(of("02", true, "03")),
-		strings.Replace(strings.Replace(summary(of("01", true, "02")), "clock_timestamp(), '{", "NULL, '{", 1), "verify-integrity", "verify-integrity", 1))
+	b := old(t, verdict("01", false, "02"), verdict("02", true, "03"))
 	tab := b.table("audit_log")
 	o := before(t, "2025-01-01")
 	o.Partition = "audit_log_2024_01"
@@ -83,7 +79,7 @@ func TestPruneKeepsFindings(t *testing.T) {
 	if got := goneNames(done); !slices.Equal(got, []string{"audit_log_2024_02", "audit_log_2024_03"}) || reasonOf(d, "audit_log_2024_01") != KeptFinding {
 		t.Errorf("%v %+v", got, d.Kept)
 	}
-	b.exec(summary(of("01", true, "02")))
+	b.exec(verdict("01", true, "02"))
 	if done, _ := b.prune(tab, before(t, "2025-01-01")); len(done) != 1 {
 		t.Errorf("after a clean verification: %+v", done)
 	}
@@ -123,14 +119,14 @@ func TestPruneNeedsToReadFindings(t *testing.T) {
 			_ = conn.Close(context.Background())
 		}
 	})
-	b.exec(`REVOKE SELECT ON auditdb.job_run FROM auditdb_reader`)
+	b.exec(`REVOKE SELECT ON auditdb.verdict FROM auditdb_reader`)
 	conn := b.conn()
 	if _, err := conn.Exec(t.Context(), `SET ROLE `+user); err != nil {
 		t.Fatal(err)
 	}
 	_, _, err := b.w.rule(t.Context(), conn, tab, before(t, "2025-01-01"))
 	wantClass(t, err, fault.Permission)
-	if hint := fault.HintOf(err); !strings.Contains(hint, `GRANT SELECT ON auditdb.job_run TO "`+user+`"`) {
+	if hint := fault.HintOf(err); !strings.Contains(hint, `GRANT SELECT ON auditdb.verdict TO "`+user+`"`) {
 		t.Errorf("hint %q", hint)
 	}
 	if r, _, err := b.w.rule(t.Context(), conn, tab, PruneOptions{lenient: true}); err != nil || len(r.Findings) != 0 {

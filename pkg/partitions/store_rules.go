@@ -24,14 +24,9 @@ SELECT lower(span), upper(span) + CASE WHEN upper_inc(span) THEN interval '1 mic
 	prunedSQL  = `
 SELECT DISTINCT p.part_from, p.part_to FROM auditdb.log_partition p JOIN auditdb.log l ON l.seq = p.seq
 WHERE p.table_id = $1 AND p.part_from < $3 AND p.part_to > $2 AND l.record LIKE 'auditdb/1 ' || $4 || chr(10) || '%'`
-	findingSQL = `
-SELECT DISTINCT ON (1, 2) e->>'from', e->>'to', e->'ok' = 'true' FROM auditdb.job_run r,
-  jsonb_array_elements(CASE WHEN jsonb_typeof(r.summary->'partitions') = 'array' THEN r.summary->'partitions' ELSE '[]' END) e
-WHERE r.job = 'verify-integrity' AND r.finished_at IS NOT NULL AND e->'table_id' = to_jsonb($1::int) AND jsonb_typeof(e->'ok') = 'boolean'
-  AND e->>'from' IS NOT NULL AND e->>'to' IS NOT NULL
-ORDER BY 1, 2, r.started_at DESC`
-	logKeySQL = `SELECT key_id FROM auditdb.log ORDER BY seq DESC LIMIT 1`
-	clockSQL  = `SELECT clock_timestamp()`
+	findingSQL = `SELECT part_from, part_to FROM auditdb.verdict WHERE table_id = $1 AND NOT ok`
+	logKeySQL  = `SELECT key_id FROM auditdb.log ORDER BY seq DESC LIMIT 1`
+	clockSQL   = `SELECT clock_timestamp()`
 )
 
 // Policy is the retention of a table's whole partitions.
@@ -150,26 +145,14 @@ func LoadArchived(ctx context.Context, q Querier, t Table) ([]Bounds, error) {
 	return archived, wrap(err, "read the archives of %s", t)
 }
 
-// LoadFindings returns the ranges whose latest recorded verification found an error: a run of verify-integrity leaves in its summary the
-// partitions that it covered, as {"table_id", "from", "to", "ok"} with RFC 3339 times or min and max. Without that table nothing is known to be
-// wrong; where it is there and may not be read, the error has class permission.
+// LoadFindings returns the ranges of which the latest verification found that something is wrong. Without the table of verdicts nothing is known
+// to be wrong; where it is there and may not be read, the error has class permission.
 func LoadFindings(ctx context.Context, q Querier, t Table) ([]Bounds, error) {
-	there, err := hasOwnTable(ctx, q, "job_run")
+	there, err := hasOwnTable(ctx, q, "verdict")
 	if err != nil || !there || t.ManagedID == nil {
 		return nil, err
 	}
-	var found []Bounds
-	rows, err := q.Query(ctx, findingSQL, *t.ManagedID)
-	if err == nil {
-		var from, to string
-		var ok bool
-		_, err = pgx.ForEachRow(rows, []any{&from, &to, &ok}, func() error {
-			if b, valid := recordedBounds(from, to); valid && !ok {
-				found = append(found, b)
-			}
-			return nil
-		})
-	}
+	found, err := rangesOf(ctx, q, findingSQL, false, *t.ManagedID)
 	if postgres.SQLState(err) == postgres.InsufficientPrivilege {
 		user, unknown := currentUser(ctx, q)
 		if unknown != nil { // in a transaction, which has ended with the error
@@ -177,28 +160,9 @@ func LoadFindings(ctx context.Context, q Querier, t Table) ([]Bounds, error) {
 		} else {
 			user = pgx.Identifier{user}.Sanitize()
 		}
-		return nil, fault.New(fault.Permission, "GRANT USAGE ON SCHEMA auditdb TO "+user+"; GRANT SELECT ON auditdb.job_run TO "+user, "read past verifications of %s: %w", t, err)
+		return nil, fault.New(fault.Permission, "GRANT USAGE ON SCHEMA auditdb TO "+user+"; GRANT SELECT ON auditdb.verdict TO "+user, "read past verifications of %s: %w", t, err)
 	}
 	return found, wrap(err, "read past verifications of %s", t)
-}
-
-// recordedBounds reads the ends of a range as records of the integrity log write them.
-func recordedBounds(from, to string) (b Bounds, ok bool) {
-	if b.FromMin = from == "min"; !b.FromMin {
-		at, err := time.Parse(time.RFC3339Nano, from)
-		if err != nil {
-			return Bounds{}, false
-		}
-		b.From = at.UTC()
-	}
-	if b.ToMax = to == "max"; !b.ToMax {
-		at, err := time.Parse(time.RFC3339Nano, to)
-		if err != nil {
-			return Bounds{}, false
-		}
-		b.To = at.UTC()
-	}
-	return b, true
 }
 
 // LoadPruned returns the ranges within b that the integrity log says were dropped, and those that it says were going to be detached, to be
