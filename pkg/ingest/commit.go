@@ -319,6 +319,12 @@ func (b *batch) counts(rejects []Reject) Counts {
 
 // copyRows sends each partition its share.
 func (c *committer) copyRows(ctx context.Context, b *batch) error {
+	select {
+	case c.run.copying <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	defer func() { <-c.run.copying }()
 	for _, s := range b.shares {
 		if s.n == 0 {
 			continue

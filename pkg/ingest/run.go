@@ -77,6 +77,7 @@ type run struct {
 	batches chan *batch // free ones
 	read    chan *chunk
 	ready   chan *batch
+	copying chan struct{} // one for each job that may be in COPY
 
 	catalog   atomic.Pointer[catalog]
 	loading   sync.Mutex
@@ -163,7 +164,8 @@ func newRun(ctx context.Context, o Options) (*run, error) {
 	r := &run{
 		lockWait: lockWait, opts: o, db: o.DB, mappingSum: o.Mapping.digest(), tableID: tableID, ident: o.Table.Ident(), seed: maphash.MakeSeed(),
 		table:  &integrity.Table{ID: tableID, OID: o.Table.OID, Schema: o.Table.Schema, Name: o.Table.Name, KeyColumn: colTimestamp.name(), Format: audit.AuditLog()},
-		chunks: make(chan *chunk, 2*o.Jobs+1+held), batches: make(chan *batch, 2*o.Jobs), read: make(chan *chunk), ready: make(chan *batch),
+		chunks: make(chan *chunk, 2*o.Jobs+2+held), batches: make(chan *batch, 2*o.Jobs+1), read: make(chan *chunk), ready: make(chan *batch),
+		copying: make(chan struct{}, o.Jobs),
 	}
 	if o.Log != nil {
 		if err := postgres.Retry(ctx, r.retry(), func(ctx context.Context) error { return o.Log.Check(ctx, o.DB) }); err != nil {
@@ -183,7 +185,8 @@ func newRun(ctx context.Context, o Options) (*run, error) {
 	return r, r.reload(ctx)
 }
 
-// work runs one reader, and for each job a preparer and a committer.
+// work runs one reader, and for each job a preparer and a committer. One more committer is there because no more than a job's share of them
+// copies at a time: while one commits, which is mostly waiting, the next batch is on its way.
 func (r *run) work(ctx context.Context, all []*source) error {
 	grace, cancel := withGrace(ctx, graceTime)
 	defer cancel()
@@ -211,6 +214,8 @@ func (r *run) work(ctx context.Context, all []*source) error {
 			defer preparers.Done()
 			return r.prepareAll(gctx)
 		})
+	}
+	for range r.opts.Jobs + 1 {
 		g.Go(func() error { return r.commitAll(gctx, grace) })
 	}
 	g.Go(func() error {
