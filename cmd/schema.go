@@ -29,6 +29,7 @@ func documents() map[string]any {
 		demoDocuments(),
 		migrateDocuments(),
 		partitionDocuments(),
+		indexDocuments(),
 		doctorDocuments(),
 		integrityDocuments(),
 		verifyDocuments(),

@@ -50,11 +50,19 @@ const maxName = 63
 // BTree is the access method that orders.
 const BTree = "btree"
 
-// IndexName is the name of the index: the given one, else one of table, columns and a hash of the whole definition, at most 63 bytes long.
+// IndexName is the name of the index: the given one, else one of table, columns and a hash of the whole definition.
 func (d Definition) IndexName() string {
 	if d.Name != "" {
 		return d.Name
 	}
+	return d.ownName(0)
+}
+
+// ownNameLimit leaves room for what REINDEX CONCURRENTLY appends, in bytes.
+const ownNameLimit = maxName - len("_ccnew1")
+
+// ownName is the name that this program gives the index; a salt makes another one where that is taken.
+func (d Definition) ownName(salt int) string {
 	var parts []string
 	for _, k := range d.Keys {
 		if k.Column != "" {
@@ -63,9 +71,9 @@ func (d Definition) IndexName() string {
 			parts = append(parts, "expr")
 		}
 	}
-	sum := sha256.Sum256([]byte(d.Schema + "\x00" + d.Table + "\x00" + d.shape()))
+	sum := sha256.Sum256([]byte(d.Schema + "\x00" + d.Table + "\x00" + d.shape() + strings.Repeat("\x00", salt)))
 	tail := "_idx_" + hex.EncodeToString(sum[:])[:8]
-	return cutName(d.Table+"_"+strings.Join(parts, "_"), maxName-len(tail)) + tail
+	return cutName(d.Table+"_"+strings.Join(parts, "_"), ownNameLimit-len(tail)) + tail
 }
 
 // cutName keeps whole characters of s, at most limit bytes.

@@ -11,10 +11,11 @@ type Index struct {
 	Root     uint32 // the table that was asked for; TableOID or a partitioned table above it
 	Level    int    // of the table below Root; 0: Root itself
 	Parent   uint32 // the partitioned index that it is attached to; 0: none
+	Above    string // the name of Parent, quoted and qualified
 	Owner    string // of the table
 
 	Partitioned     bool // an index of a partitioned table, which has no storage
-	Valid           bool // queries use it; a partitioned one: every partition has an attached valid one
+	Valid           bool // queries use it, and nobody has begun to drop it; a partitioned one: every partition has an attached valid one
 	Ready           bool // writes maintain it
 	Primary         bool
 	Exclusion       bool

@@ -61,3 +61,9 @@ func Recommend(action Action, d Definition, reason, evidence string) Recommendat
 	r.DDL = r.Statement()
 	return r
 }
+
+// What hygiene recommendations rest on.
+const (
+	evidenceCatalog = "catalog"          // definitions and states
+	evidenceUsage   = "usage statistics" // scans counted on the primary and on all replicas that are configured
+)

@@ -23,7 +23,7 @@ func Canonical(ctx context.Context, tx pgx.Tx, d Definition) (Definition, error)
 	if err != nil {
 		return d, fmt.Errorf("copy the shape of %s: %w", d.TableName(), err)
 	}
-	if _, err := tx.Exec(ctx, draft.DDL()); err != nil {
+	if err := execute(ctx, tx.Conn(), draft.DDL()); err != nil {
 		return d, fmt.Errorf("index %s: %w", d.DisplayName(), err)
 	}
 	var oid uint32

@@ -21,8 +21,8 @@ const (
   SELECT r.oid AS root, r.oid, 0 AS level FROM unnest($1::oid[]) AS r(oid)
   UNION ALL SELECT t.root, h.inhrelid, t.level + 1 FROM tree t JOIN pg_inherits h ON h.inhparent = t.oid JOIN pg_class c ON c.oid = h.inhrelid AND c.relispartition)`
 	indexesSQL = treeSQL + `
-SELECT x.oid, r.oid, t.root, t.level, coalesce(h.inhparent, 0), pg_get_userbyid(r.relowner), n.nspname, r.relname, x.relname, a.amname, x.relkind = 'I',
-  i.indisvalid, i.indisready, i.indisunique, i.indisprimary, i.indisexclusion, i.indisreplident, i.indisclustered,
+SELECT x.oid, r.oid, t.root, t.level, coalesce(h.inhparent, 0), coalesce((SELECT quote_ident(pn.nspname) || '.' || quote_ident(p.relname) FROM pg_class p JOIN pg_namespace pn ON pn.oid = p.relnamespace WHERE p.oid = h.inhparent), ''), pg_get_userbyid(r.relowner), n.nspname, r.relname, x.relname, a.amname, x.relkind = 'I',
+  i.indisvalid AND i.indislive, i.indisready AND i.indislive, i.indisunique, i.indisprimary, i.indisexclusion, i.indisreplident, i.indisclustered,
   coalesce((to_jsonb(i)->>'indnullsnotdistinct')::boolean, false), coalesce(s.spcname, ''), coalesce(x.reloptions, '{}'),
   coalesce((SELECT k.conname FROM pg_constraint k WHERE k.conindid = x.oid AND k.contype IN ('p', 'u', 'x') LIMIT 1), ''),
   pg_get_indexdef(x.oid),
@@ -34,11 +34,12 @@ SELECT x.oid, r.oid, t.root, t.level, coalesce(h.inhparent, 0), pg_get_userbyid(
   pg_stat_get_numscans(x.oid), (SELECT (to_jsonb(u)->>'last_idx_scan')::timestamptz FROM pg_stat_all_indexes u WHERE u.indexrelid = x.oid)
 FROM tree t JOIN pg_index i ON i.indrelid = t.oid JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_class r ON r.oid = i.indrelid JOIN pg_namespace n ON n.oid = r.relnamespace
   JOIN pg_am a ON a.oid = x.relam LEFT JOIN pg_inherits h ON h.inhrelid = x.oid LEFT JOIN pg_tablespace s ON s.oid = x.reltablespace
-WHERE i.indislive AND NOT pg_is_other_temp_schema(n.oid)
-ORDER BY t.root, x.relkind DESC, t.level, n.nspname, r.relname, x.relname`
+WHERE NOT pg_is_other_temp_schema(n.oid)
+ORDER BY t.root, t.level, n.nspname, r.relname, x.relname`
 )
 
-// Load reads all indexes of tables (by oid) and of their partitions at any depth, with one catalog query. Reading sizes and expressions waits for who has
+// Load reads all indexes of tables (by oid) and of their partitions at any depth, those of a table before those of its partitions, with one
+// catalog query. Reading sizes and expressions waits for who has
 // locked a table exclusively: set a lock_timeout.
 func Load(ctx context.Context, q Querier, tables []uint32) ([]Index, error) {
 	rows, err := q.Query(ctx, indexesSQL, tables)
@@ -55,7 +56,7 @@ func Load(ctx context.Context, q Querier, tables []uint32) ([]Index, error) {
 func scanIndex(row pgx.CollectableRow) (i Index, err error) {
 	var text catalogText
 	var options []string
-	err = row.Scan(&i.OID, &i.TableOID, &i.Root, &i.Level, &i.Parent, &i.Owner, &i.Schema, &i.Table, &i.Name, &i.Method, &i.Partitioned,
+	err = row.Scan(&i.OID, &i.TableOID, &i.Root, &i.Level, &i.Parent, &i.Above, &i.Owner, &i.Schema, &i.Table, &i.Name, &i.Method, &i.Partitioned,
 		&i.Valid, &i.Ready, &i.Unique, &i.Primary, &i.Exclusion, &i.ReplicaIdentity, &i.Clustered, &i.NullsNotDistinct, &i.Tablespace, &options,
 		&i.Constraint, &text.full, &text.prefix, &text.parts, &text.columns, &i.Predicate, &i.SizeBytes, &i.Rows, &i.Scans, &i.LastScan)
 	if err != nil {
