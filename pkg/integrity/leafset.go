@@ -23,6 +23,7 @@ const (
 type leafSet struct {
 	seq       int64
 	rec       LeafRoot
+	misfiled  bool
 	damaged   bool  // its record cannot be trusted: rec is what the leaf store says
 	lateBelow int64 // sealed rows with a smaller id came late; 0: none
 	state     setState

@@ -38,7 +38,8 @@ SELECT c.oid, n.nspname, c.relname, c.relkind::text, (SELECT count(*) FROM pg_re
        coalesce((SELECT a.attname FROM pg_partitioned_table p JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = p.partattrs[0]
                  WHERE p.partrelid = c.oid AND p.partnatts = 1), ''),
        ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
-       ARRAY(SELECT t.typname::text FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+       ARRAY(SELECT CASE t.typnamespace WHEN 'pg_catalog'::regnamespace THEN '' ELSE t.typnamespace::regnamespace::text || '.' END || t.typname
+             FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
              WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace`
 

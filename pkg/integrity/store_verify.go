@@ -150,9 +150,17 @@ type storedLeaves struct {
 	record       *storedRecord
 	minID, maxID int64
 	n            int64
+	filed        filing
 	ids          []byte
 	leaves       []byte
 	salts        []byte
+}
+
+// filing is under what a row of auditdb.leaf is found by proofs, seals and erasures.
+type filing struct {
+	table    int16
+	from, to int64 // Unix microseconds
+	block    int64 // -1: none
 }
 
 // readSetPlaces reads, in order, records and id bounds of leaf sets, without the leaves.
@@ -167,7 +175,8 @@ func readLeaves(ctx context.Context, q Querier, seqs []int64) ([]storedLeaves, e
 
 func readSets(ctx context.Context, q Querier, seqs []int64, columns string) ([]storedLeaves, error) {
 	rows, err := q.Query(ctx, `
-SELECT u.seq, l.record, l.key_id, l.mac, coalesce(f.min_id, -1), coalesce(f.max_id, -1), coalesce(f.n, 0), `+columns+`
+SELECT u.seq, l.record, l.key_id, l.mac, coalesce(f.min_id, -1), coalesce(f.max_id, -1), coalesce(f.n, 0),
+  coalesce(f.table_id, -1), coalesce(f.part_from, '-infinity'), coalesce(f.part_to, 'infinity'), coalesce(f.block, -1), `+columns+`
 FROM unnest($1::bigint[]) WITH ORDINALITY u(seq, at) LEFT JOIN auditdb.log l USING (seq) LEFT JOIN auditdb.leaf f USING (seq) ORDER BY u.at`, seqs)
 	if err != nil {
 		return nil, fmt.Errorf("read leaf sets: %w", err)
@@ -176,9 +185,11 @@ FROM unnest($1::bigint[]) WITH ORDINALITY u(seq, at) LEFT JOIN auditdb.log l USI
 		var s storedLeaves
 		var text, keyID *string
 		var mac []byte
-		if err := row.Scan(&s.seq, &text, &keyID, &mac, &s.minID, &s.maxID, &s.n, &s.ids, &s.leaves, &s.salts); err != nil {
+		var from, to pgtype.Timestamptz
+		if err := row.Scan(&s.seq, &text, &keyID, &mac, &s.minID, &s.maxID, &s.n, &s.filed.table, &from, &to, &s.filed.block, &s.ids, &s.leaves, &s.salts); err != nil {
 			return s, err
 		}
+		s.filed.from, s.filed.to = microsOf(from), microsOf(to)
 		if text != nil && keyID != nil {
 			s.record = &storedRecord{text: *text, keyID: *keyID, mac: mac}
 		}

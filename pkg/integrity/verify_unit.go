@@ -154,6 +154,9 @@ func (w *worker) places(ctx context.Context, u *unit, seqs []int64, found *colle
 			if s.partition == "" && len(u.rels) == 1 {
 				s.partition = u.rels[0].name
 			}
+			if s.misfiled {
+				found.add(newFinding(LeavesCorrupt, "the leaf store does not have record %d under the table, range, block and ids that it was written with", st.seq).on(u.table.name).in(s.partition).of(st.seq))
+			}
 			sets = append(sets, s)
 		}
 	}
@@ -195,6 +198,12 @@ func (w *worker) expired(ctx context.Context, s *leafSet) ([]expiredIDs, error) 
 	return out, nil
 }
 
+// misfiled tells whether the leaf store has a set's row, which load compares, under what is not its record's.
+func (st storedLeaves) misfiled(table int16, r Range, block int64, set LeafRoot) bool {
+	from, to := r.timestamps()
+	return st.n > 0 && (st.filed != filing{table, microsOf(from), microsOf(to), block} || st.minID != set.MinID || st.maxID != set.MaxID || st.n != set.Rows)
+}
+
 // place makes a leaf set from its record, or from the leaf store where the record cannot be trusted. below holds, for each range, up
 // to which id it had been sealed by the records before.
 func (v *verifier) place(st storedLeaves, below map[rangeKey]int64) (*leafSet, bool) {
@@ -203,9 +212,11 @@ func (v *verifier) place(st storedLeaves, below map[rangeKey]int64) (*leafSet, b
 		switch b := r.Body.(type) {
 		case *Batch:
 			s.rec, s.partition = b.Set, b.Partition.Name
+			s.misfiled = st.misfiled(b.Table, b.Partition.Range, b.Block, b.Set)
 			return s, true
 		case *Seal:
 			s.rec, s.partition = b.Set, b.Partition.Name
+			s.misfiled = st.misfiled(b.Table, b.Partition.Range, -1, b.Set)
 			k := b.Partition.Range.key()
 			s.lateBelow = below[k]
 			below[k] = max(below[k], b.Below)
