@@ -223,8 +223,13 @@ func ingestAndReport(ctx context.Context, app *App, o ingestOptions, opts ingest
 			doc.Plan.Skipped = append(doc.Plan.Skipped, d.Plan.Skipped...)
 		}}
 	}
+	stopAnchoring := func() {}
+	if opts.Log != nil && !o.dryRun {
+		stopAnchoring = app.keepAnchored(ctx, opts.DB, anchorEvery)
+	}
 	var err error
 	doc.Report, err = ingest.Run(ctx, opts, sources)
+	stopAnchoring()
 	progress.Done()
 	shown.end()
 	app.Summarize(map[string]any{

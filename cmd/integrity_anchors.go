@@ -38,6 +38,42 @@ func (a *App) anchorAppended(ctx context.Context) {
 	a.push(ctx, db, cp)
 }
 
+// anchorEvery is how often a run that goes on appending brings its newest checkpoint to the anchors: what is only in the database until then can
+// be taken back by who owns it.
+const anchorEvery = time.Minute
+
+// keepAnchored brings the log's newest checkpoint to the anchors from time to time, until stop is called.
+func (a *App) keepAnchored(ctx context.Context, db *postgres.DB, every time.Duration) (stop func()) {
+	if len(a.Config.Integrity.Anchors) == 0 {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(every)
+		defer tick.Stop()
+		var size int64
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			cp, err := integrity.Newest(ctx, db.Pool(), nil)
+			if err != nil || cp.Size == size { // an error: the run itself meets it too, or there is no checkpoint yet
+				continue
+			}
+			size = cp.Size
+			a.push(ctx, db, cp)
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
 // push brings a checkpoint to all anchors and warns of those that it did not reach.
 func (a *App) push(ctx context.Context, db *postgres.DB, cp integrity.Checkpoint) []anchors.Result {
 	log := anchors.Log{RootAt: func(ctx context.Context, size int64) (string, error) { return integrity.RootAt(ctx, db, size) }}
@@ -48,7 +84,7 @@ func (a *App) push(ctx context.Context, db *postgres.DB, cp integrity.Checkpoint
 	results := anchors.Push(ctx, a.Config.Integrity.Anchors, cp, log)
 	for i := range results {
 		r := &results[i]
-		if r.OK {
+		if r.OK || ctx.Err() != nil { // broken off: the end of the run brings a newer one
 			continue
 		}
 		r.Error = oneLine(r.Error)
