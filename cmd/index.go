@@ -4,7 +4,7 @@ import "github.com/spf13/cobra"
 
 // indexDocuments lists the documents of the index commands.
 func indexDocuments() map[string]any {
-	return map[string]any{"index.apply": indexApplyDoc{}}
+	return map[string]any{"index.apply": indexApplyDoc{}, "index.list": indexListDoc{}}
 }
 
 func newIndexCmd(app *App) *cobra.Command {
@@ -13,8 +13,8 @@ func newIndexCmd(app *App) *cobra.Command {
 		Short: "Find out which indexes are needed, and make or drop them online",
 		Long: "These commands work on any database; auditdb's own schema need not be there. An index of a partitioned table is made, rebuilt and dropped\n" +
 			"for the whole table, at any depth of partitions, while others read and write.",
-		Example: "  auditdb index apply --from advice.json --dry-run\n  auditdb index apply --from advice.json --only create",
+		Example: "  auditdb index list public.audit_log\n  auditdb index apply --from advice.json --dry-run\n  auditdb index apply --from advice.json --only create",
 	}
-	cmd.AddCommand(newIndexApplyCmd(app))
+	cmd.AddCommand(newIndexApplyCmd(app), newIndexListCmd(app))
 	return cmd
 }

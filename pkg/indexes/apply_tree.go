@@ -32,11 +32,12 @@ func (n node) String() string { return displayName(n.Schema, n.Name) }
 
 // situation is what a plan for one table is made from.
 type situation struct {
-	nodes    []node             // parents first
-	indexes  map[uint32][]Index // by table
-	builders map[uint32]string  // who holds, or waits for, the lock of a build on a table
-	taken    map[string]bool    // names of relations, by schema and name
-	bare     map[uint32]bool    // indexes on expressions that have no statistics
+	nodes    []node              // parents first
+	indexes  map[uint32][]Index  // by table
+	attached map[uint32][]*Index // by the partitioned index that they are attached to
+	builders map[uint32]string   // who holds, or waits for, the lock of a build on a table
+	taken    map[string]bool     // names of relations, by schema and name
+	bare     map[uint32]bool     // indexes on expressions that have no statistics
 }
 
 // free says whether a relation may be given the name.
@@ -63,12 +64,23 @@ func (s situation) all() (all []Index) {
 
 // below are the indexes that are attached to i, at any depth.
 func (s situation) below(i Index) (below []Index) {
-	for _, one := range s.all() {
-		if one.Parent == i.OID {
-			below = append(append(below, one), s.below(one)...)
-		}
+	for _, one := range s.attached[i.OID] {
+		below = append(append(below, *one), s.below(*one)...)
 	}
 	return below
+}
+
+// tree is the node at position n with all below it. Nodes come by level.
+func (s situation) tree(n int) []node {
+	tree := []node{s.nodes[n]}
+	in := map[uint32]bool{s.nodes[n].OID: true}
+	for _, one := range s.nodes[n+1:] {
+		if one.Level > 0 && in[one.Parent] {
+			in[one.OID] = true
+			tree = append(tree, one)
+		}
+	}
+	return tree
 }
 
 // alike says whether i and all that is attached to it are as d: PostgreSQL attaches indexes of another order, too. odd is the first that is not.

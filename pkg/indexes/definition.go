@@ -222,3 +222,29 @@ func quote(name string) string { return pgx.Identifier{name}.Sanitize() }
 
 // quoteText writes a string literal; the session has standard_conforming_strings on.
 func quoteText(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
+
+// KeyText is the keys, and what else decides what is in the index, for people.
+func (d Definition) KeyText() string {
+	var parts []string
+	for _, k := range d.Keys {
+		text := quoteWhereNeeded(k.Column)
+		if k.Column == "" {
+			text = k.Expression
+		}
+		if k.Descending {
+			text += " DESC"
+		}
+		parts = append(parts, text)
+	}
+	text := strings.Join(parts, ", ")
+	if d.Method != BTree {
+		text = d.Method + " " + text
+	}
+	if len(d.Include) > 0 {
+		text += " + " + strings.Join(d.Include, ", ")
+	}
+	if d.Predicate != "" {
+		text += " where " + d.Predicate
+	}
+	return text
+}

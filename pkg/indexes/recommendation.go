@@ -64,6 +64,8 @@ func Recommend(action Action, d Definition, reason, evidence string) Recommendat
 
 // What hygiene recommendations rest on.
 const (
-	evidenceCatalog = "catalog"          // definitions and states
-	evidenceUsage   = "usage statistics" // scans counted on the primary and on all replicas that are configured
+	evidenceCatalog  = "catalog"          // definitions and states
+	evidenceUsage    = "usage statistics" // scans counted on the primary and on all replicas that are configured
+	evidenceEstimate = "estimate"         // size against rows and widths of the planner's statistics
+	evidenceMeasured = "pgstattuple"
 )

@@ -54,40 +54,21 @@ func findTable(ctx context.Context, q Querier, schema, name string) (oid, top ui
 
 // readSituation reads a table with all below it.
 func readSituation(ctx context.Context, q Querier, table uint32, want Definition) (s situation, err error) {
-	rows, err := q.Query(ctx, nodesSQL, []uint32{table})
-	if err != nil {
+	if err := s.readTables(ctx, q, []uint32{table}); err != nil {
 		return s, err
 	}
-	s.nodes, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (n node, err error) {
-		err = row.Scan(&n.OID, &n.Parent, &n.Schema, &n.Name, &n.Kind, &n.Level, &n.Pending, &n.Owner, &n.Owned, &n.Member, &n.MayCreate, &n.Bytes, &n.Rows)
-		return n, err
-	})
-	if err != nil {
-		return s, err
-	}
-	s.dropPending()
-	var oids, expressions []uint32
+	var expressions []uint32
 	var schemas, names []string
 	for _, n := range s.nodes {
-		oids = append(oids, n.OID)
 		for salt := range salts + 1 {
 			schemas, names = append(schemas, n.Schema), append(names, want.On(n.Schema, n.Name).ownName(salt))
 		}
 	}
 	schemas, names = append(schemas, want.Schema), append(names, want.IndexName())
-	found, err := Load(ctx, q, []uint32{table})
-	if err != nil {
-		return s, err
-	}
-	s.indexes = map[uint32][]Index{}
-	for _, i := range found {
-		s.indexes[i.TableOID] = append(s.indexes[i.TableOID], i)
+	for _, i := range s.all() {
 		if !i.Partitioned && slices.ContainsFunc(i.Keys, func(k Key) bool { return k.Expression != "" }) {
 			expressions = append(expressions, i.OID)
 		}
-	}
-	if s.builders, err = readBuilders(ctx, q, oids); err != nil {
-		return s, err
 	}
 	s.taken, s.bare = map[string]bool{}, map[uint32]bool{}
 	if err := each(ctx, q, func(name string) { s.taken[name] = true }, takenSQL, schemas, names); err != nil {

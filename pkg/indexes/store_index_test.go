@@ -56,6 +56,9 @@ func (b *base) exec(statements ...string) {
 			b.Fatalf("%s: %v", s, err)
 		}
 	}
+	if err := conn.Close(b.Context()); err != nil { // what was counted is told at the latest now
+		b.Fatal(err)
+	}
 }
 
 // value is what a query gives.
