@@ -66,6 +66,7 @@ func groups() []group {
 		{"default", "partitions", (*bench).withDefault},
 		{"convert", "partitions", (*bench).convert},
 		{"drain", "partitions", (*bench).drain},
+		{"indexes", "", (*bench).indexes},
 	}
 }
 
