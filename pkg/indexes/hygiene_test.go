@@ -97,9 +97,13 @@ func TestHygieneBloat(t *testing.T) {
 	if len(got) != 1 || !strings.HasPrefix(got[0], "reindex public.t t_id: about ") {
 		t.Errorf("%q", got)
 	}
-	b.exec(`CREATE EXTENSION pgstattuple`)
+	evidence := evidenceEstimate
+	if b.available("pgstattuple") {
+		b.exec(`CREATE EXTENSION pgstattuple`)
+		evidence = evidenceMeasured
+	}
 	found, _, err := Hygiene(t.Context(), b.db, HygieneOptions{Now: time.Now()})
-	if err != nil || len(found) != 1 || found[0].Evidence != evidenceMeasured {
+	if err != nil || len(found) != 1 || found[0].Evidence != evidence {
 		t.Fatalf("%+v, %v", found, err)
 	}
 	b.applied(found[0])
