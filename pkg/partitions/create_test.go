@@ -491,3 +491,28 @@ func TestCreateNeedsHours(t *testing.T) {
 	_, _, err := b.tryCreate(tab, CreateOptions{})
 	wantClass(t, err, fault.Usage)
 }
+
+// Where partitions are partitioned themselves, or are foreign tables, no plain one is made after them.
+func TestCreateKeepsToTheKindOfItsSiblings(t *testing.T) {
+	t.Parallel()
+	for name, newest := range map[string]string{
+		"partitioned": `CREATE TABLE p2 PARTITION OF events FOR VALUES FROM ('2026-02-01Z') TO ('2026-03-01Z') PARTITION BY LIST (org)`,
+		"foreign":     `CREATE FOREIGN DATA WRAPPER nowhere; CREATE SERVER s FOREIGN DATA WRAPPER nowhere; CREATE FOREIGN TABLE p2 PARTITION OF events FOR VALUES FROM ('2026-02-01Z') TO ('2026-03-01Z') SERVER s`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := fresh(t, `CREATE TABLE events (k timestamptz NOT NULL, org text) PARTITION BY RANGE (k)`,
+				`CREATE TABLE p1 PARTITION OF events FOR VALUES FROM ('2026-01-01Z') TO ('2026-02-01Z')`)
+			b.exec(newest)
+			tab := b.table("events")
+			_, err := b.w.DraftCreate(t.Context(), tab, exactly(t, "2026-03-01", "2026-04-01"))
+			wantClass(t, err, fault.Usage)
+			if !strings.Contains(err.Error(), "p2") {
+				t.Error(err)
+			}
+			if d, err := b.w.DraftCreate(t.Context(), tab, exactly(t, "2026-01-01", "2026-03-01")); err != nil || len(d.Creates()) != 0 {
+				t.Errorf("nothing is missing: %+v, %v", d, err)
+			}
+		})
+	}
+}

@@ -177,6 +177,9 @@ func (w *Worker) situation(ctx context.Context, t Table, c *Catalog, missing []B
 	if len(missing) == 0 {
 		return s, nil
 	}
+	if err := otherKind(t, c); err != nil {
+		return s, err
+	}
 	db := w.o.DB.Pool()
 	s.byDefault = c.Default()
 	copies, err := Copies(ctx, db, t)
@@ -207,6 +210,21 @@ func (w *Worker) situation(ctx context.Context, t Table, c *Catalog, missing []B
 		s.fan, err = newFan(ctx, db, t, c, s.facts, o)
 	}
 	return s, err
+}
+
+// otherKind refuses to make plain partitions in a row of others: where the newest one is partitioned itself, or a foreign table, the next one is
+// meant to be that too.
+func otherKind(t Table, c *Catalog) error {
+	all := c.All()
+	for i := len(all) - 1; i >= 0; i-- {
+		if p := all[i]; p.State == Attached {
+			if reason, ok := p.Writable(); !ok {
+				return fault.New(fault.Usage, "make it with SQL, as its siblings were made", "table %s: no plain partition is made beside the newest one, %s: %s", t, p, reason)
+			}
+			return nil
+		}
+	}
+	return nil
 }
 
 func newestPlain(c *Catalog) *Partition {
