@@ -106,7 +106,7 @@ func newRootCmd(app *App) *cobra.Command {
 	addGlobalFlags(root)
 	root.SetFlagErrorFunc(flagError)
 	root.SetUsageFunc(printUsage)
-	root.AddCommand(newMigrateCmd(app), newDoctorCmd(app), newPartitionCmd(app), newIngestCmd(app), newIndexCmd(app),
+	root.AddCommand(newMigrateCmd(app), newDoctorCmd(app), newPartitionCmd(app), newIngestCmd(app), newIndexCmd(app), newMonitorCmd(app),
 		newVerifyIntegrityCmd(app), newIntegrityCmd(app), newDemoCmd(app),
 		newConfigCmd(app), newSchemaCmd(app), newVersionCmd(app), newCompletionCmd(app))
 	root.SetHelpCommand(newHelpCmd())

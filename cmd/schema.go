@@ -30,6 +30,7 @@ func documents() map[string]any {
 		migrateDocuments(),
 		partitionDocuments(),
 		indexDocuments(),
+		monitorDocuments(),
 		doctorDocuments(),
 		integrityDocuments(),
 		verifyDocuments(),

@@ -213,9 +213,12 @@ func collectBlockers(rows pgx.Rows) ([]Blocker, error) {
 	return blockers, nil
 }
 
-// QueryShape makes another session's statement fit for an error or a log: comments go, every literal becomes ?, and no more than
-// 60 characters are kept. A literal that is cut off or not closed hides all that follows.
-func QueryShape(query string) string {
+// QueryShape is Shape with at most 60 characters.
+func QueryShape(query string) string { return Shape(query, queryShapeLimit) }
+
+// Shape makes another session's statement fit for an error, a log or a list: comments go, every literal becomes ?, and no more than
+// so many characters are kept. A literal that is cut off or not closed hides all that follows.
+func Shape(query string, limit int) string {
 	literals := regexp.MustCompile(`(?s)--[^\n]*|/\*.*?(?:\*/|$)|\$([A-Za-z_]\w*)?\$.*|[eE]'(?:[^'\\]|\\.|'')*(?:'|$)|'(?:[^']|'')*(?:'|$)|"(?:[^"]|"")*(?:"|$)|[A-Za-z_$][\w$]*|\d[\w.]*`)
 	shape := literals.ReplaceAllStringFunc(query, func(match string) string {
 		switch c := match[0]; {
@@ -228,5 +231,5 @@ func QueryShape(query string) string {
 		}
 		return match
 	})
-	return cut(oneLine(shape), queryShapeLimit)
+	return cut(oneLine(shape), limit)
 }

@@ -32,6 +32,7 @@ const (
 	DuplicateObject        = "42710"
 	OutOfMemory            = "53200" // most often of the lock table
 	TooManyConnections     = "53300"
+	ObjectNotInState       = "55000"
 	ObjectInUse            = "55006"
 	LockNotAvailable       = "55P03"
 	QueryCanceled          = "57014"

@@ -1,0 +1,102 @@
+package cmd
+
+import (
+	"context"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"auditdb/internal/output"
+	"auditdb/pkg/monitor"
+	"auditdb/pkg/partitions"
+)
+
+// monitorGrowthDoc is auditdb.monitor.growth.v1.
+type monitorGrowthDoc struct {
+	Tables []monitor.TableGrowth `json:"tables"`
+	Failed []failedEntry         `json:"failed"`
+}
+
+func newMonitorGrowthCmd(app *App) *cobra.Command {
+	var every *time.Duration
+	cmd := &cobra.Command{
+		Use:   "growth [TABLE]",
+		Short: "Show how large partitioned tables are, and how fast they grow",
+		Long: "The rate is that of the newest six partitions whose range is over, by what VACUUM and ANALYZE last saw of them. What retention takes away\n" +
+			"is not counted.",
+		Example: "  auditdb monitor growth\n  auditdb monitor growth audit.events -o json",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return app.watch(cmd.Context(), "monitor growth", *every, func(ctx context.Context) error { return runMonitorGrowth(ctx, app, args) })
+		},
+	}
+	every = watchFlag(cmd.Flags())
+	return listOutput(cmd)
+}
+
+func runMonitorGrowth(ctx context.Context, app *App, names []string) error {
+	db, err := app.Postgres(ctx, "monitor.growth")
+	if err != nil {
+		return err
+	}
+	tables, err := partitionTables(ctx, db, names)
+	if err != nil {
+		return err
+	}
+	doc := monitorGrowthDoc{Tables: []monitor.TableGrowth{}}
+	changes := make([]*change[monitor.TableGrowth], len(tables))
+	for i, r := range tables {
+		c := &change[monitor.TableGrowth]{name: r.name, err: r.err}
+		if c.err == nil {
+			var catalog *partitions.Catalog
+			if catalog, c.err = partitions.LoadSizes(ctx, db.Pool(), r.table); c.err == nil {
+				doc.Tables = append(doc.Tables, monitor.Growth(r.table, catalog, r.table.KeyTime(app.Now())))
+			}
+		}
+		changes[i] = c
+	}
+	var failed error
+	doc.Failed, failed = failures(changes)
+	if len(doc.Tables) > 0 {
+		if err := app.EmitList("monitor.growth", doc, doc.Tables, doc.print); err != nil {
+			return err
+		}
+	}
+	return failed
+}
+
+func (d monitorGrowthDoc) print(t *output.Table) {
+	t.Header("table", "partitions", "rows (estimate)", "size (estimate)", "a day", "rows a day", "in 30 days", "in 365 days")
+	for _, g := range d.Tables {
+		t.Row(g.Table, g.Partitions, rowsCell(g.Rows), sizeCell(g.SizeBytes), rateCell(g.BytesPerDay), rowsRateCell(g.RowsPerDay), moreCell(g.In30Days), moreCell(g.In365Days))
+	}
+	for _, g := range d.Tables {
+		switch {
+		case g.Counted == 0:
+			t.Line("%s: no partition with a known size is closed yet, so its growth is not known (ANALYZE makes sizes known).", g.Table)
+		case g.UnknownSizes > 0:
+			t.Line("%s: the size of %s is not known: ANALYZE.", g.Table, countOf(g.UnknownSizes, "partition"))
+		}
+	}
+}
+
+func rateCell(perDay *float64) any {
+	if perDay == nil {
+		return nil
+	}
+	return output.Size(*perDay)
+}
+
+func rowsRateCell(perDay *float64) any {
+	if perDay == nil {
+		return nil
+	}
+	return int64(*perDay)
+}
+
+func moreCell(bytes *int64) any {
+	if bytes == nil {
+		return nil
+	}
+	return "+" + output.Cell(output.Size(*bytes))
+}

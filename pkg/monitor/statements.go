@@ -1,0 +1,127 @@
+package monitor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"auditdb/internal/fault"
+	"auditdb/internal/postgres"
+)
+
+// StatementOptions say which statements to list.
+type StatementOptions struct {
+	Sort     string        // one of StatementOrders; "": total
+	MinCalls int64         // only statements that ran as often
+	MinMean  time.Duration // only statements that took as long on average
+	Limit    int
+}
+
+// StatementOrders are what statements can be sorted by, the greatest first.
+func StatementOrders() []string {
+	return []string{"total", "mean", "max", "calls", "rows", "blocks", "temp", "wal"}
+}
+
+func statementOrder(by string) (string, bool) {
+	column, ok := map[string]string{
+		"": "s.total_exec_time", "total": "s.total_exec_time", "mean": "s.mean_exec_time", "max": "s.max_exec_time", "calls": "s.calls", "rows": "s.rows",
+		"blocks": "s.shared_blks_hit + s.shared_blks_read", "temp": "s.temp_blks_written", "wal": "s.wal_bytes",
+	}[by]
+	return column, ok
+}
+
+// Statements is what pg_stat_statements says of a database.
+type Statements struct {
+	Since   *time.Time  `json:"since"`  // when its counters were last reset; null: not known
+	Hidden  int64       `json:"hidden"` // statements that the role may not see
+	Entries []Statement `json:"statements"`
+}
+
+// Statement is one statement with what it has taken since then.
+type Statement struct {
+	QueryID      int64   `json:"query_id"`
+	Calls        int64   `json:"calls"`
+	TotalSeconds float64 `json:"total_seconds"`
+	MeanSeconds  float64 `json:"mean_seconds"`
+	MaxSeconds   float64 `json:"max_seconds"`
+	Rows         int64   `json:"rows"`
+	BlocksHit    int64   `json:"blocks_hit"`
+	BlocksRead   int64   `json:"blocks_read"`
+	TempBlocks   int64   `json:"temp_blocks_written"`
+	WALBytes     int64   `json:"wal_bytes"`
+	User         string  `json:"user"`
+	Query        string  `json:"query"` // parameters as $1, without literals
+	Hint         *string `json:"hint"`
+}
+
+// SlowStatements reads pg_stat_statements, and never resets it. Where it is not there, or not loaded, the error has class config and says what to do.
+func SlowStatements(ctx context.Context, q Querier, o StatementOptions) (*Statements, error) {
+	order, ok := statementOrder(o.Sort)
+	if !ok {
+		return nil, fault.New(fault.Usage, "", "statements cannot be sorted by %q", o.Sort)
+	}
+	const hint = "set shared_preload_libraries = 'pg_stat_statements', restart the server, and CREATE EXTENSION pg_stat_statements in this database"
+	var schema string
+	var info bool
+	err := q.QueryRow(ctx, statementsWhereSQL).Scan(&schema, &info)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, fault.New(fault.Config, hint, "read pg_stat_statements: the extension is not installed in this database")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look for pg_stat_statements: %w", err)
+	}
+	view := pgx.Identifier{schema, "pg_stat_statements"}.Sanitize()
+	rows, err := q.Query(ctx, fmt.Sprintf(statementsSQL, view, order), o.MinCalls, o.MinMean.Seconds(), o.Limit)
+	if err != nil {
+		return nil, fmt.Errorf("read pg_stat_statements: %w", err)
+	}
+	out := &Statements{}
+	out.Entries, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (s Statement, err error) {
+		var id *int64
+		err = row.Scan(&id, &s.Calls, &s.TotalSeconds, &s.MeanSeconds, &s.MaxSeconds, &s.Rows, &s.BlocksHit, &s.BlocksRead, &s.TempBlocks, &s.WALBytes, &s.User, &s.Query)
+		if id != nil {
+			s.QueryID = *id
+		}
+		s.Query, s.Hint = postgres.Shape(s.Query, 1000), s.advice()
+		return s, err
+	})
+	if postgres.SQLState(err) == postgres.ObjectNotInState {
+		return nil, fault.New(fault.Config, hint, "read pg_stat_statements: the library is not loaded: %w", err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read pg_stat_statements: %w", err)
+	}
+	if err := q.QueryRow(ctx, fmt.Sprintf(statementsHiddenSQL, view)).Scan(&out.Hidden); err != nil {
+		return nil, fmt.Errorf("read pg_stat_statements: %w", err)
+	}
+	if info {
+		if err := q.QueryRow(ctx, fmt.Sprintf(statementsSinceSQL, pgx.Identifier{schema, "pg_stat_statements_info"}.Sanitize())).Scan(&out.Since); err != nil {
+			return nil, fmt.Errorf("read pg_stat_statements_info: %w", err)
+		}
+	}
+	return out, nil
+}
+
+const (
+	manyBlocks   = 1000 // a call: 8 MB
+	blocksPerRow = 20   // more for a row that is returned than finding it by an index takes
+)
+
+// advice is what a statement's counters suggest.
+func (s Statement) advice() *string {
+	calls := max(s.Calls, 1)
+	blocks, rows := (s.BlocksHit+s.BlocksRead)/calls, s.Rows/calls
+	var text string
+	switch {
+	case s.TempBlocks > 0:
+		text = fmt.Sprintf("writes %d temporary blocks a call: more work_mem, or an index in the order that it sorts by", max(s.TempBlocks/calls, 1))
+	case blocks > manyBlocks && blocks > blocksPerRow*max(rows, 1):
+		text = fmt.Sprintf("reads %d blocks for %d rows a call: auditdb index analyze", blocks, rows)
+	default:
+		return nil
+	}
+	return &text
+}

@@ -1,0 +1,60 @@
+package monitor
+
+// Every statement only reads catalogs and statistics. Names are qualified by the empty search_path of auditdb's sessions.
+const (
+	// A prepared transaction blocks as pid 0. Queued sessions that wait for the same lock block each other as well.
+	locksSQL = `
+WITH waiting AS (SELECT a.pid, pg_blocking_pids(a.pid) AS by FROM pg_stat_activity a WHERE a.wait_event_type = 'Lock'),
+  involved AS (SELECT pid FROM waiting UNION SELECT unnest(by) FROM waiting)
+SELECT i.pid, coalesce(w.by, '{}'), coalesce(a.application_name, ''), coalesce(a.usename, ''), coalesce(a.datname, ''), coalesce(host(a.client_addr), ''),
+  coalesce(a.backend_type, ''), coalesce(a.state, ''), extract(epoch FROM clock_timestamp() - l.waitstart)::float8, extract(epoch FROM clock_timestamp() - a.xact_start)::float8,
+  coalesce(l.mode, ''), coalesce(CASE WHEN l.locktype <> 'relation' THEN l.locktype WHEN l.database IN (0, d.oid) THEN l.relation::regclass::text ELSE 'relation ' || l.relation END, ''),
+  coalesce(a.query, '')
+FROM involved i LEFT JOIN waiting w USING (pid) LEFT JOIN pg_stat_activity a ON a.pid = i.pid AND i.pid <> 0
+  LEFT JOIN LATERAL (SELECT * FROM pg_locks k WHERE k.pid = i.pid AND NOT k.granted AND i.pid <> 0 LIMIT 1) l ON true
+  JOIN pg_database d ON d.datname = current_database()
+ORDER BY a.xact_start NULLS FIRST, i.pid`
+
+	statementsWhereSQL = `SELECT n.nspname, to_regclass(quote_ident(n.nspname) || '.pg_stat_statements_info') IS NOT NULL
+FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'pg_stat_statements'`
+	// Arguments of fmt: the view, the order, and where statistics began.
+	statementsSQL = `
+SELECT s.queryid, s.calls, s.total_exec_time / 1000, s.mean_exec_time / 1000, s.max_exec_time / 1000, s.rows, s.shared_blks_hit, s.shared_blks_read,
+  s.temp_blks_written, s.wal_bytes::bigint, coalesce(pg_get_userbyid(s.userid), ''), s.query
+FROM %s s WHERE s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND s.calls >= $1 AND s.mean_exec_time >= $2 * 1000
+  AND s.query <> '<insufficient privilege>' ORDER BY %s DESC, s.queryid LIMIT $3`
+	statementsHiddenSQL = `SELECT count(*) FROM %s s WHERE s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND s.query = '<insufficient privilege>'`
+	statementsSinceSQL  = `SELECT stats_reset FROM %s`
+
+	roleSQL     = `SELECT pg_is_in_recovery()`
+	standbysSQL = `
+SELECT coalesce(application_name, ''), coalesce(host(client_addr), 'local'), coalesce(state, ''), coalesce(sync_state, ''), pg_wal_lsn_diff(pg_current_wal_lsn(), sent_lsn)::bigint,
+  pg_wal_lsn_diff(pg_current_wal_lsn(), flush_lsn)::bigint, pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn)::bigint, extract(epoch FROM replay_lag)::float8
+FROM pg_stat_replication ORDER BY 7 DESC NULLS FIRST, 1`
+	// An idle primary writes nothing, so the time of the last transaction says nothing where all that was received is replayed.
+	receiverSQL = `
+SELECT r.status, coalesce(r.sender_host, ''), CASE WHEN pg_last_wal_receive_lsn() IS NULL THEN NULL ELSE pg_wal_lsn_diff(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())::bigint END,
+  CASE WHEN pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() THEN 0 ELSE extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()) END::float8, pg_is_wal_replay_paused()
+FROM (SELECT 1) one LEFT JOIN pg_stat_wal_receiver r ON true`
+	slotsSQL = `
+SELECT slot_name, slot_type, active, CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint END, coalesce(wal_status, '')
+FROM pg_replication_slots ORDER BY 4 DESC NULLS LAST, 1`
+
+	// Reserved connections have a setting of their own since 16.
+	capacitySQL = `
+SELECT current_setting('max_connections')::int, current_setting('superuser_reserved_connections')::int + coalesce(current_setting('reserved_connections', true)::int, 0)`
+	connectionsSQL = `
+SELECT coalesce(a.usename, ''), coalesce(a.application_name, ''), coalesce(a.datname, ''), coalesce(a.state, ''), count(*),
+  max(extract(epoch FROM clock_timestamp() - a.xact_start))::float8, max(extract(epoch FROM clock_timestamp() - a.state_change))::float8
+FROM pg_stat_activity a WHERE a.backend_type = 'client backend' GROUP BY 1, 2, 3, 4 ORDER BY 5 DESC, 1, 2, 3, 4`
+
+	activitySQL = `
+SELECT a.pid, coalesce(a.application_name, ''), coalesce(a.usename, ''), coalesce(a.datname, ''), coalesce(a.state, ''), coalesce(a.wait_event_type || ':' || a.wait_event, ''),
+  extract(epoch FROM clock_timestamp() - a.xact_start)::float8, extract(epoch FROM clock_timestamp() - a.query_start)::float8, coalesce(a.query, '')
+FROM pg_stat_activity a WHERE a.backend_type = 'client backend' AND a.state <> 'idle' AND a.pid <> pg_backend_pid()
+ORDER BY a.xact_start NULLS LAST, a.pid LIMIT $1`
+	countersSQL = `
+SELECT current_setting('server_version'), extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())::float8, pg_is_in_recovery(), coalesce(sum(d.xact_commit + d.xact_rollback), 0)::bigint,
+  coalesce(sum(d.blks_hit), 0)::bigint, coalesce(sum(d.blks_read), 0)::bigint, coalesce(sum(d.tup_inserted), 0)::bigint, clock_timestamp()
+FROM pg_stat_database d`
+)
