@@ -29,14 +29,15 @@ type row struct {
 
 // batch is a chunk made into rows. It holds one block of ids.
 type batch struct {
-	chunk   *chunk
-	records int      // of the chunk, those that the committed range covers
-	sum     [32]byte // of these records
-	arena   []byte
-	rows    []row
-	order   []int32 // the rows to insert, by time and then by place in the input
-	bad     []badEvent
-	dropped int // duplicates within the batch and of events in the table
+	before, turn *turn // of the batch before and of this one; nil where batches keep no order
+	chunk        *chunk
+	records      int      // of the chunk, those that the committed range covers
+	sum          [32]byte // of these records
+	arena        []byte
+	rows         []row
+	order        []int32 // the rows to insert, by time and then by place in the input
+	bad          []badEvent
+	dropped      int // duplicates within the batch and of events in the table
 
 	unselected int // records that the mapping does not take
 	block      int64

@@ -58,6 +58,7 @@ func (c *committer) commit(ctx context.Context, b *batch) error {
 	readBack := (c.run.number.Add(1)-1)%readBackEvery == 0 || c.run.opts.ReadBack
 	var out outcome
 	err := postgres.Retry(ctx, c.run.retry(), func(ctx context.Context) (err error) {
+		defer func() { b.turn.end(err) }()
 		if out, err = c.attempt(ctx, b, readBack); err != nil {
 			err = c.blocked(ctx, b, err)
 			c.reset(ctx)
@@ -276,6 +277,9 @@ func (c *committer) once(ctx context.Context, b *batch, readBack bool) (out outc
 			return out, err
 		}
 	}
+	if err = b.before.awaitEnd(ctx); err != nil {
+		return out, err
+	}
 	out.rejects = b.rejects()
 	out.counts = b.counts(out.rejects)
 	if err = c.run.reserve(out.rejects); err != nil {
@@ -319,6 +323,10 @@ func (b *batch) counts(rejects []Reject) Counts {
 
 // copyRows sends each partition its share.
 func (c *committer) copyRows(ctx context.Context, b *batch) error {
+	if err := b.before.awaitCopied(ctx); err != nil {
+		return err
+	}
+	defer b.turn.passCopied()
 	select {
 	case c.run.copying <- struct{}{}:
 	case <-ctx.Done():

@@ -78,6 +78,7 @@ type run struct {
 	read    chan *chunk
 	ready   chan *batch
 	copying chan struct{} // one for each job that may be in COPY
+	turn    *turn         // of the last batch that was prepared, where there is one job
 
 	catalog   atomic.Pointer[catalog]
 	loading   sync.Mutex
@@ -337,6 +338,10 @@ func (r *run) prepareOne(ctx context.Context, p *preparer, c *chunk) error {
 	}
 	if err := r.seal(ctx, p.hasher, b); err != nil {
 		return err
+	}
+	if b.before, b.turn = nil, nil; r.opts.Jobs == 1 {
+		b.before, b.turn = r.turn, newTurn()
+		r.turn = b.turn
 	}
 	select {
 	case r.ready <- b:

@@ -208,7 +208,9 @@ func TestConnectionsAndRates(t *testing.T) {
 	pg := pgtest.Server(t)
 	conn := connect(t, pg.URL("postgres"), "SET application_name = 'me'", "BEGIN")
 	c, err := ReadConnections(t.Context(), conn)
-	if err != nil || c.Used < 1 || c.Max < c.Reserved || !slices.ContainsFunc(c.Groups, func(g ConnectionGroup) bool { return g.Application == "me" && g.Count == 1 && g.TransactionSeconds != nil }) {
+	if err != nil || c.Used < 1 || c.Max < c.Reserved || !slices.ContainsFunc(c.Groups, func(g ConnectionGroup) bool {
+		return g.Application == "me" && g.Count == 1 && g.TransactionSeconds != nil
+	}) {
 		t.Errorf("%+v, %v", c, err)
 	}
 	before, err := ReadCounters(t.Context(), conn)
