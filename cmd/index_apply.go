@@ -35,6 +35,8 @@ type indexApplied struct {
 	Table          string         `json:"table"`
 	Index          string         `json:"index"`
 	Steps          int            `json:"steps"`
+	CostBefore     *float64       `json:"cost_before"` // the planner's, of the queries that it is for, over all their calls; null: none can be planned
+	CostAfter      *float64       `json:"cost_after"`  // the same, now that it is there; null in a dry run
 	ElapsedSeconds float64        `json:"elapsed_seconds"`
 }
 
@@ -88,6 +90,7 @@ type applying struct {
 	recommendation indexes.Recommendation
 	steps          int // done
 	elapsed        time.Duration
+	before, after  *float64 // planner cost
 }
 
 func runIndexApply(ctx context.Context, app *App, o indexApplyOptions) error {
@@ -199,6 +202,7 @@ func newApplying(app *App, db *postgres.DB, r indexes.Recommendation, all []*app
 		begun := app.Now()
 		progress = app.Progress(fmt.Sprintf("%s index %s", r.Action, name), d.TableBytes, output.Bytes)
 		defer progress.Done()
+		a.before = worker.Cost(ctx, r.Queries)
 		err := worker.Apply(ctx, d, func(done plan.Result) {
 			told = 0
 			if done.Err == nil {
@@ -206,6 +210,9 @@ func newApplying(app *App, db *postgres.DB, r indexes.Recommendation, all []*app
 			}
 		})
 		a.partly, a.elapsed = a.steps > 0, app.Now().Sub(begun)
+		if err == nil {
+			a.after = worker.Cost(ctx, r.Queries)
+		}
 		return err
 	}
 	return a
@@ -270,7 +277,7 @@ func newIndexApplyDoc(all []*applying, dryRun bool) indexApplyDoc {
 		case a.err != nil:
 			doc.Failed = append(doc.Failed, indexFailed{DDL: r.DDL, Index: r.Index, Class: classOf(a.err), Error: oneLine(a.err.Error()), Hint: orNull(fault.HintOf(a.err))})
 		case steps > 0:
-			doc.Applied = append(doc.Applied, indexApplied{Action: r.Action, DDL: r.DDL, Table: r.Table, Index: r.Index, Steps: steps, ElapsedSeconds: a.elapsed.Seconds()})
+			doc.Applied = append(doc.Applied, indexApplied{Action: r.Action, DDL: r.DDL, Table: r.Table, Index: r.Index, Steps: steps, CostBefore: a.before, CostAfter: a.after, ElapsedSeconds: a.elapsed.Seconds()})
 		default:
 			reason := "nothing is left to do"
 			if a.seen && len(a.result.Plan.Skipped) > 0 {
@@ -287,9 +294,9 @@ func (d indexApplyDoc) print(t *output.Table) {
 		t.Line("Dry run: nothing was changed. Plan %s.", d.Plan.Digest())
 	}
 	t.Line("%s %s, skipped %d, failed %d.", map[bool]string{true: "Would apply", false: "Applied"}[d.DryRun], countOf(len(d.Applied), "change"), len(d.Skipped), len(d.Failed))
-	t.Header("action", "index", "steps", "took")
+	t.Header("action", "index", "steps", "took", "cost before", "after")
 	for _, a := range d.Applied {
-		t.Row(string(a.Action), a.Index, a.Steps, time.Duration(a.ElapsedSeconds*float64(time.Second)))
+		t.Row(string(a.Action), a.Index, a.Steps, time.Duration(a.ElapsedSeconds*float64(time.Second)), costCell(a.CostBefore), costCell(a.CostAfter))
 	}
 	t.Header("skipped", "why")
 	for _, s := range d.Skipped {
@@ -309,4 +316,12 @@ func (d indexApplyDoc) print(t *output.Table) {
 			t.Line("%s;", u)
 		}
 	}
+}
+
+// costCell is a planner cost without its decimals.
+func costCell(cost *float64) any {
+	if cost == nil {
+		return nil
+	}
+	return int64(*cost)
 }

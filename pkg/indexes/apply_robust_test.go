@@ -20,22 +20,23 @@ func TestApplyWhilePartitionsChange(t *testing.T) {
 	r := create(onParted(column("who"), column("id")))
 	a := b.applier()
 	steps := 0
+	meanwhile := func(plan.Result) {
+		switch steps++; steps {
+		case 1: // it comes with an index of its own, which PostgreSQL makes
+			b.exec(`CREATE TABLE "A b".late (LIKE `+partedTable+`)`, `INSERT INTO "A b".late SELECT n, '2027-02-02', 'x' FROM generate_series(1, 100) n`,
+				`ALTER TABLE `+partedTable+` ATTACH PARTITION "A b".late FOR VALUES FROM ('2027-01-01') TO ('2028-01-01')`)
+		case 2:
+			b.exec(`ALTER TABLE ` + partedTable + ` DETACH PARTITION "A b".y25`)
+		case 4:
+			b.exec(`DROP TABLE "A b".y26b`, `CREATE TABLE "A b".y26c PARTITION OF "A b"."y26 ""q""" FOR VALUES IN ('c')`)
+		}
+	}
 	err := a.Locked(t.Context(), r, func(ctx context.Context) error {
 		d, err := a.Draft(ctx, r)
 		if err != nil {
 			return err
 		}
-		return a.Apply(ctx, d, func(plan.Result) {
-			switch steps++; steps {
-			case 1: // before the parent's index: it comes without one
-				b.exec(`CREATE TABLE "A b".late (LIKE `+partedTable+`)`, `INSERT INTO "A b".late SELECT n, '2027-02-02', 'x' FROM generate_series(1, 100) n`,
-					`ALTER TABLE `+partedTable+` ATTACH PARTITION "A b".late FOR VALUES FROM ('2027-01-01') TO ('2028-01-01')`)
-			case 2:
-				b.exec(`ALTER TABLE ` + partedTable + ` DETACH PARTITION "A b".y25`)
-			case 4:
-				b.exec(`DROP TABLE "A b".y26b`, `CREATE TABLE "A b".y26c PARTITION OF "A b"."y26 ""q""" FOR VALUES IN ('c')`)
-			}
-		})
+		return a.Apply(ctx, d, meanwhile)
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,121 @@
+package indexes
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	pgquery "github.com/wasilibs/go-pgquery"
+)
+
+const (
+	gainQueries = 50 // planned again at most, the first ones
+	gainSQL     = `SELECT set_config('search_path', $1, true), set_config('statement_timeout', '10s', true), set_config('plan_cache_mode', 'force_generic_plan', true),
+  set_config('max_parallel_workers_per_gather', '0', true)`
+)
+
+// Cost is what the planner now thinks of queries, summed over their calls; nil: none of them could be planned. They are only planned, in
+// read-only transactions, under the role's own search path.
+func (a *Applier) Cost(ctx context.Context, queries []Helped) *float64 {
+	var total float64
+	planned := false
+	for _, q := range queries[:min(len(queries), gainQueries)] {
+		if cost, err := a.cost(ctx, q.Query); err == nil {
+			total, planned = total+cost*q.Calls, true
+		}
+	}
+	if !planned {
+		return nil
+	}
+	return &total
+}
+
+func (a *Applier) cost(ctx context.Context, query string) (cost float64, err error) {
+	parameters, err := plannable(query)
+	if err != nil {
+		return 0, err
+	}
+	err = a.o.DB.TxWith(ctx, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, gainSQL, a.o.DB.UserSearchPath()); err != nil {
+			return err
+		}
+		explain := "EXPLAIN (FORMAT JSON) " + query
+		if parameters > 0 {
+			if err := execute(ctx, tx.Conn(), "PREPARE auditdb_gain AS "+query); err != nil {
+				return err
+			}
+			defer func() { _ = execute(context.WithoutCancel(ctx), tx.Conn(), "DEALLOCATE auditdb_gain") }() // fails where the transaction has: then it is gone with the session
+			explain = "EXPLAIN (FORMAT JSON) EXECUTE auditdb_gain(" + strings.TrimSuffix(strings.Repeat("NULL, ", parameters), ", ") + ")"
+		}
+		read := tx.Conn().PgConn().ExecParams(ctx, explain, nil, nil, nil, nil).Read()
+		if read.Err != nil || len(read.Rows) == 0 {
+			return fmt.Errorf("plan a query again: %w", read.Err)
+		}
+		var plans []struct {
+			Plan struct {
+				Cost float64 `json:"Total Cost"`
+			}
+		}
+		if err := json.Unmarshal(read.Rows[0][0], &plans); err != nil || len(plans) == 0 {
+			return fmt.Errorf("read a plan: %w", err)
+		}
+		cost = plans[0].Plan.Cost
+		return nil
+	})
+	return cost, err
+}
+
+// plannable says how many parameters a query has that EXPLAIN takes: one statement that reads or changes rows.
+func plannable(query string) (parameters int, err error) {
+	raw, err := pgquery.ParseToJSON(query)
+	if err != nil {
+		return 0, err
+	}
+	var tree struct {
+		Statements []struct {
+			Statement map[string]json.RawMessage `json:"stmt"`
+		} `json:"stmts"`
+	}
+	if err := json.Unmarshal([]byte(raw), &tree); err != nil {
+		return 0, err
+	}
+	if len(tree.Statements) != 1 {
+		return 0, fmt.Errorf("%d statements", len(tree.Statements))
+	}
+	for kind, body := range tree.Statements[0].Statement {
+		switch kind {
+		case "SelectStmt", "InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt":
+			return highestParameter(body), nil
+		}
+	}
+	return 0, fmt.Errorf("no statement that can be planned")
+}
+
+// highestParameter looks for the greatest n of all $n in a part of a parse tree.
+func highestParameter(tree json.RawMessage) (highest int) {
+	var root any
+	if err := json.Unmarshal(tree, &root); err != nil {
+		return 0
+	}
+	var walk func(v any)
+	walk = func(v any) {
+		switch v := v.(type) {
+		case []any:
+			for _, one := range v {
+				walk(one)
+			}
+		case map[string]any:
+			if p, ok := v["ParamRef"].(map[string]any); ok {
+				number, _ := p["number"].(float64)
+				highest = max(highest, int(number))
+			}
+			for _, one := range v {
+				walk(one)
+			}
+		}
+	}
+	walk(root)
+	return highest
+}
