@@ -49,6 +49,7 @@ type ConvertDraft struct {
 	Converted bool      // the swap lies behind
 	create    *Draft    // Converted: what is missing
 	creates   []Partition
+	index     string // for the new primary key, quoted
 	options   ConvertOptions
 }
 
@@ -119,6 +120,7 @@ func (d *ConvertDraft) planConvert(s shape, state convertState, names convertNam
 		d.Plan.Steps = append(d.Plan.Steps, plan.Step{Name: t.String(), SQL: sql, Reason: reason, NoTx: noTx, Op: op})
 	}
 	index := pgx.Identifier{t.Schema, state.index}.Sanitize()
+	d.index = index
 	if pk := s.primary(); pk != nil && !pk.hasKey && !state.indexValid {
 		if state.indexThere {
 			add(opDropIndex, true, "an interrupted run has left it unfinished", "DROP INDEX CONCURRENTLY "+index)

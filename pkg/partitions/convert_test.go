@@ -404,3 +404,39 @@ func TestConvertRights(t *testing.T) {
 	}
 	b.exec("REVOKE rights_owner, rights_viewer FROM rights_runner")
 }
+
+// The server may still make the index for a run that was killed: the next one waits for that, also where the two end up in a deadlock.
+func TestConvertBesideAKilledRun(t *testing.T) {
+	t.Parallel()
+	b := fresh(t, `CREATE TABLE t (id int PRIMARY KEY, at timestamptz NOT NULL); INSERT INTO t SELECT g, '2026-11-01' FROM generate_series(1, 1000) g`)
+	b.o.Wait = time.Minute
+	b.w = NewWorker(b.o)
+	d, err := b.w.DraftConvert(t.Context(), b.plainTable("t"), byColumn("at"))
+	if err != nil || len(d.Plan.Steps) == 0 || d.Plan.Steps[0].Op != opIndex {
+		t.Fatalf("%+v, %v", d, err)
+	}
+	snapshot, killed := b.conn(), b.conn() // what makes the killed run's statement wait
+	if _, err := snapshot.Exec(t.Context(), "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM public.t"); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = killed.Exec(t.Context(), d.Plan.Steps[0].SQL)
+	}()
+	waiting := fmt.Sprintf("SELECT count(*) FROM pg_stat_activity WHERE pid = %d AND wait_event_type = 'Lock'", killed.PgConn().PID())
+	for value[int64](b, waiting) == 0 && t.Context().Err() == nil {
+		continue
+	}
+	go func() { // when the second run is there as well
+		for value[int64](b, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%INDEX CONCURRENTLY%' AND wait_event_type = 'Lock'") < 2 && t.Context().Err() == nil {
+			continue
+		}
+		_, _ = snapshot.Exec(t.Context(), "COMMIT")
+	}()
+	b.convert("t", byColumn("at"))
+	<-done
+	if n := value[int64](b, "SELECT count(*) FROM pg_index WHERE NOT indisvalid"); n != 0 || value[int64](b, "SELECT count(*) FROM public.t") != 1000 {
+		t.Errorf("%d invalid indexes are left", n)
+	}
+}

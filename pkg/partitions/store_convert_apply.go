@@ -63,7 +63,7 @@ func (x *converting) Execute(ctx context.Context, group []plan.Step) error {
 	var err error
 	switch step.Op {
 	case opDropIndex, opIndex:
-		err = x.outside(ctx, what, step.SQL)
+		err = x.outside(ctx, what, step)
 	case opCheck:
 		err = x.ddl(ctx, what, func(tx pgx.Tx) error { return run(ctx, tx, step.SQL) })
 	case opValidate:
@@ -92,8 +92,9 @@ func (x *converting) ddl(ctx context.Context, what string, fn func(pgx.Tx) error
 }
 
 // outside runs a statement that cannot be in a transaction. It waits for transactions that began before it, no longer than Options.Wait; one
-// that gives up leaves an invalid index, which the next run drops.
-func (x *converting) outside(ctx context.Context, what, sql string) error {
+// that gives up leaves an invalid index, which the next run drops. The server may still be at work for a run that was killed, which ends in a
+// deadlock of the two: then it is tried again.
+func (x *converting) outside(ctx context.Context, what string, step plan.Step) error {
 	conn, err := x.w.o.DB.Connect(ctx)
 	if err != nil {
 		return err
@@ -106,7 +107,10 @@ func (x *converting) outside(ctx context.Context, what, sql string) error {
 	wait := max(x.w.o.Wait, x.w.o.LockTimeout, time.Millisecond)
 	_, err = conn.Exec(ctx, fmt.Sprintf("SET lock_timeout = %d; SET ROLE %s", wait.Milliseconds(), pgx.Identifier{x.d.Table.Owner}.Sanitize()), pgx.QueryExecModeSimpleProtocol)
 	if err == nil {
-		_, err = conn.Exec(ctx, sql)
+		_, err = conn.Exec(ctx, step.SQL)
+		for deadline := x.w.o.Now().Add(wait); postgres.SQLState(err) == postgres.DeadlockDetected && x.w.o.Now().Before(deadline) && ctx.Err() == nil; {
+			err = x.again(ctx, conn, step)
+		}
 	}
 	if !postgres.IsLockNotAvailable(err) {
 		return err
@@ -115,7 +119,18 @@ func (x *converting) outside(ctx context.Context, what, sql string) error {
 	if old, unseen := x.inTheWay(ctx); unseen == nil && len(old) > 0 {
 		by = strings.Join(old[:min(len(old), 3)], "; ")
 	}
-	return fault.New(fault.Locked, "end or wait for that transaction, or allow more time with --wait", "%s: blocked by %s", what, by)
+	return fault.New(fault.Locked, "end or wait for that transaction, or allow more time with --wait", "%s: blocked by %s: %w", what, by, err)
+}
+
+// again tries a statement once more after a deadlock, which has made the server wait for some time. An index that was begun is unfinished then.
+func (x *converting) again(ctx context.Context, conn *pgx.Conn, step plan.Step) error {
+	if step.Op == opIndex {
+		if _, err := conn.Exec(ctx, "DROP INDEX CONCURRENTLY IF EXISTS "+x.d.index); err != nil {
+			return err
+		}
+	}
+	_, err := conn.Exec(ctx, step.SQL)
+	return err
 }
 
 // inTheWay describes the transactions that use the table or have an old snapshot.
