@@ -220,6 +220,16 @@ func newApplying(app *App, db *postgres.DB, r indexes.Recommendation, all []*app
 
 // startIndexApply records the run, and leaves the way back before anything is changed.
 func startIndexApply(ctx context.Context, app *App, db *postgres.DB, o indexApplyOptions, all []*applying) error {
+	worker := indexes.NewApplier(indexes.Options{DB: db})
+	var need int64
+	for _, a := range all {
+		if a.seen {
+			need += a.result.BuildBytes
+		}
+	}
+	if err := worker.Room(ctx, need); err != nil {
+		return fmt.Errorf("index apply: %w", err)
+	}
 	statements := undoStatements(all)
 	if o.undo != "" {
 		script := "-- Takes back an index apply, where psql runs it.\n" + strings.Join(statements, ";\n") + ";\n"
@@ -229,7 +239,7 @@ func startIndexApply(ctx context.Context, app *App, db *postgres.DB, o indexAppl
 	} else if len(statements) > 0 && !app.Config.Quiet {
 		_, _ = io.WriteString(app.Err, "-- These statements undo what begins now:\n"+strings.Join(statements, ";\n")+";\n") // nowhere is left to complain
 	}
-	warnings, err := indexes.NewApplier(indexes.Options{DB: db}).Warnings(ctx)
+	warnings, err := worker.Warnings(ctx)
 	if err != nil {
 		return err
 	}

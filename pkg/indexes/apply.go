@@ -196,6 +196,7 @@ func (d *Draft) settle(c *creation) {
 			d.TableBytes += op.table.Bytes
 		}
 	}
+	d.BuildBytes = int64(rows) * entryBytes
 	if size := d.Recommendation.SizeBytes; size != nil && all > 0 {
 		d.BuildBytes = int64(float64(*size) * rows / all)
 	}
