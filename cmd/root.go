@@ -107,7 +107,7 @@ func newRootCmd(app *App) *cobra.Command {
 	root.SetFlagErrorFunc(flagError)
 	root.SetUsageFunc(printUsage)
 	root.AddCommand(newMigrateCmd(app), newDoctorCmd(app), newPartitionCmd(app), newIngestCmd(app), newIndexCmd(app), newMonitorCmd(app),
-		newVerifyIntegrityCmd(app), newIntegrityCmd(app), newDemoCmd(app),
+		newVerifyIntegrityCmd(app), newIntegrityCmd(app), newRetentionCmd(app), newDemoCmd(app),
 		newConfigCmd(app), newSchemaCmd(app), newVersionCmd(app), newCompletionCmd(app))
 	root.SetHelpCommand(newHelpCmd())
 	root.InitDefaultHelpCmd()

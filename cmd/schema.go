@@ -35,6 +35,7 @@ func documents() map[string]any {
 		integrityDocuments(),
 		verifyDocuments(),
 		ingestDocuments(),
+		retentionDocuments(),
 	} {
 		maps.Copy(all, some)
 	}

@@ -55,7 +55,7 @@ func (a *App) requireRedis(ctx context.Context, command string) error {
 
 // readers are the commands that open the database and change nothing in it.
 func readers() []string {
-	return []string{"doctor", "migrate.status", "partition.list", "index.list", "verify-integrity", "integrity.log", "integrity.checkpoint"}
+	return []string{"doctor", "migrate.status", "partition.list", "index.list", "verify-integrity", "integrity.log", "integrity.checkpoint", "retention.plan", "retention.policy.list", "retention.hold.list"}
 }
 
 // StartJob records a run of the command called name in auditdb.job_run; Main finishes it with the exit code. tableID is the managed

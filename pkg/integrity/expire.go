@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"auditdb/internal/fault"
 	"auditdb/pkg/audit"
 )
 
@@ -33,18 +34,30 @@ func (l *Log) Expiring(ctx context.Context, tx pgx.Tx, t *Table, p PartitionRef,
 	if err := sets.collect(ctx, tx, rel); err != nil {
 		return nil, err
 	}
-	var out []Entry
-	for _, s := range sets.list {
-		if s.hit == nil {
-			continue
-		}
-		e, err := s.entry(ctx, tx, t, p)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, e)
+	return sets.entries(ctx, tx, t, p)
+}
+
+// ExpiringRows makes the entries that say which rows of a partition a shorter policy takes out of it, by their ids; the rows must be locked
+// or deleted in tx already. A row that is in no leaf set yet is refused: it has to be sealed first. A leaf store that does not fit the log
+// is an integrity error.
+func (l *Log) ExpiringRows(ctx context.Context, tx pgx.Tx, t *Table, p PartitionRef, ids []int64) ([]Entry, error) {
+	if len(ids) == 0 {
+		return nil, nil
 	}
-	return out, nil
+	places, err := readSetsOfIDs(ctx, tx, t.ID, slices.Min(ids), slices.Max(ids))
+	if err != nil {
+		return nil, err
+	}
+	sets, err := l.expirable(places)
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range ids {
+		if !sets.take(id) {
+			return nil, fault.New(fault.Refused, "auditdb integrity seal", "row %d is in no leaf set yet", id)
+		}
+	}
+	return sets.entries(ctx, tx, t, p)
 }
 
 // expirable are leaf sets from which rows may go, by their smallest id.
@@ -136,15 +149,33 @@ func (e *expirable) find(id int64) (*expirableSet, int) {
 	return nil, 0
 }
 
-func (e *expirable) take(id int64) {
+// take notes that a row goes, and says whether it is in one of the sets.
+func (e *expirable) take(id int64) bool {
 	s, at := e.find(id)
 	if s == nil {
-		return
+		return false
 	}
 	if s.hit == nil {
 		s.hit = make([]uint64, (s.rec.Rows+63)/64)
 	}
 	s.hit[at/64] |= 1 << (at % 64)
+	return true
+}
+
+// entries makes the records of all sets that rows go from.
+func (e *expirable) entries(ctx context.Context, tx pgx.Tx, t *Table, p PartitionRef) ([]Entry, error) {
+	var out []Entry
+	for _, s := range e.list {
+		if s.hit == nil {
+			continue
+		}
+		entry, err := s.entry(ctx, tx, t, p)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, entry)
+	}
+	return out, nil
 }
 
 // entry makes the record of one set's rows.

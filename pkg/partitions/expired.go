@@ -19,6 +19,7 @@ const (
 	KeptFuture      Reason = "future"
 	KeptNoPolicy    Reason = "no_policy"
 	KeptFinding     Reason = "integrity_finding"
+	KeptMaxDuration Reason = "max_duration" // of retention run: its time was up
 )
 
 // Text is the reason with what can be done about it, where something can.
@@ -37,9 +38,10 @@ type Rule struct {
 	MaxDrop         int       // at most so many go, the oldest first; 0: no limit
 	Holds           []Bounds  // ranges with an active hold
 	ArchiveRequired bool
-	Archived        []Bounds // ranges with a verified archive
-	Findings        []Bounds // ranges whose latest verification found an error
-	taken           int      // so many of MaxDrop are taken by what an interrupted prune has left
+	Archived        []Bounds          // ranges with a verified archive
+	Findings        []Bounds          // ranges whose latest verification found an error
+	decided         map[uint32]Reason // by oid; it stands for Known, Cutoff, Holds and archives. nil: they decide
+	taken           int               // so many of MaxDrop are taken by what an interrupted prune has left
 }
 
 // Kept is a partition that prune leaves alone, and why.
@@ -105,6 +107,8 @@ func (r Rule) reason(p Partition, now time.Time) Reason {
 		return KeptDefault
 	case !p.begun(now):
 		return KeptFuture
+	case r.decided != nil:
+		return r.decision(p, now)
 	case !r.Known:
 		return KeptNoPolicy
 	case p.ToMax || p.To.After(r.Cutoff):
@@ -117,6 +121,22 @@ func (r Rule) reason(p Partition, now time.Time) Reason {
 		return KeptFinding
 	case r.ArchiveRequired && !slices.ContainsFunc(r.Archived, p.Equal):
 		return KeptNotArchived
+	}
+	return ""
+}
+
+// decision is reason where somebody else decides; what must never go does not go.
+func (r Rule) decision(p Partition, now time.Time) Reason {
+	reason, known := r.decided[p.OID]
+	switch {
+	case !known:
+		return KeptNoPolicy
+	case reason != "":
+		return reason
+	case p.ToMax || p.To.After(now):
+		return KeptFuture
+	case slices.ContainsFunc(r.Findings, p.Equal):
+		return KeptFinding
 	}
 	return ""
 }

@@ -1,6 +1,7 @@
 package partitions
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -38,6 +39,15 @@ type PruneOptions struct {
 	Action           Action
 	DetachSchema     string // action Detach: the schema that detached partitions go to, quoted as in SQL; "": they stay where they are
 	MinKeep, MaxDrop *int
+
+	// Decide says, instead of policy, holds and archives, why a partition that has begun is kept, "" when it may go. It is asked when the
+	// prune is planned, and again in the transactions that detach and drop. nil: the table's policy decides.
+	Decide func(ctx context.Context, q Querier, p Partition) (Reason, error)
+	// Recheck looks at a detached partition, which is locked and has so many rows, before it is dropped. Where it refuses (class refused)
+	// the partition is attached again. nil: nobody looks.
+	Recheck func(ctx context.Context, tx pgx.Tx, p Partition, rows int64) error
+	// MaxClockSkew is how far the clocks of client and server may be apart. 0: the default, MaxClockSkew.
+	MaxClockSkew time.Duration
 
 	lenient bool // verifications that may not be read are taken for clean: nothing will be pruned
 }
@@ -80,7 +90,7 @@ func (w *Worker) DraftPrune(ctx context.Context, t Table, o PruneOptions) (*Prun
 		return nil, err
 	}
 	db := w.o.DB.Pool()
-	if err := w.checkClock(ctx, db); err != nil {
+	if err := w.checkClock(ctx, db, cmp.Or(o.MaxClockSkew, MaxClockSkew)); err != nil {
 		return nil, err
 	}
 	c, err := LoadSizes(ctx, db, t)
@@ -105,6 +115,9 @@ func (w *Worker) DraftPrune(ctx context.Context, t Table, o PruneOptions) (*Prun
 	}
 	if o.Partition != "" {
 		rule.MaxDrop = 0
+	}
+	if err := rule.decide(ctx, db, o, append(slices.Clone(c.All()), c.Leftovers()...)); err != nil {
+		return nil, err
 	}
 	if err := d.choose(c, rule, now, o.Partition); err != nil {
 		return nil, err
@@ -138,12 +151,12 @@ func (w *Worker) DraftFinalize(ctx context.Context, t Table) (*PruneDraft, error
 	return d, nil
 }
 
-func (w *Worker) checkClock(ctx context.Context, q Querier) error {
+func (w *Worker) checkClock(ctx context.Context, q Querier, most time.Duration) error {
 	skew, err := ClockSkew(ctx, q, w.o.Now)
 	if err != nil {
 		return err
 	}
-	if skew.Abs() > MaxClockSkew {
+	if skew.Abs() > most {
 		return fault.New(fault.Refused, "set both clocks (NTP), then try again", "prune: the clocks of this machine and of the server are %s apart", skew.Abs().Round(time.Second/10))
 	}
 	return nil
@@ -184,6 +197,22 @@ func (w *Worker) rule(ctx context.Context, q Querier, t Table, o PruneOptions) (
 	}
 	r.Archived, err = LoadArchived(ctx, q, t)
 	return r, action, err
+}
+
+// decide asks PruneOptions.Decide about partitions.
+func (r *Rule) decide(ctx context.Context, q Querier, o PruneOptions, parts []Partition) error {
+	if o.Decide == nil {
+		return nil
+	}
+	r.decided = map[uint32]Reason{}
+	for _, p := range parts {
+		reason, err := o.Decide(ctx, q, p)
+		if err != nil {
+			return fmt.Errorf("decide about partition %s: %w", p, err)
+		}
+		r.decided[p.OID] = reason
+	}
+	return nil
 }
 
 // choose divides the catalog into what goes and what is kept. What an interrupted prune has left goes first.
@@ -361,7 +390,7 @@ func (d *PruneDraft) prune(p Partition) {
 		}
 		sql := "ALTER TABLE " + d.Table.Ident() + " DETACH PARTITION " + p.Ident() + how
 		sql = commentSQL(p, d.Table.mark(p, d.Action, d.attic)) + ";\n" + sql
-		d.add(p, kind, true, "all of it is older than "+d.Cutoff.UTC().Format(time.RFC3339)+"; "+locks, sql)
+		d.add(p, kind, true, d.why()+"; "+locks, sql)
 	}
 	d.move(p, d.attic)
 	if d.Action == Drop {
@@ -371,6 +400,14 @@ func (d *PruneDraft) prune(p Partition) {
 		}
 		d.add(p, opDrop, true, reason, "DROP TABLE "+p.Ident())
 	}
+}
+
+// why says why partitions go.
+func (d *PruneDraft) why() string {
+	if d.options.Decide != nil {
+		return "every row in it is past its rule"
+	}
+	return "all of it is older than " + d.Cutoff.UTC().Format(time.RFC3339)
 }
 
 func (d *PruneDraft) add(p Partition, kind pruneKind, destructive bool, reason, sql string) {

@@ -119,6 +119,9 @@ func (x *pruning) allowed(ctx context.Context, tx pgx.Tx, p Partition) error {
 	if err != nil {
 		return err
 	}
+	if err := rule.decide(ctx, tx, x.d.options, []Partition{p}); err != nil {
+		return err
+	}
 	if reason := rule.reason(p, x.d.Table.KeyTime(x.w.o.Now())); reason != "" {
 		return &keptError{reason}
 	}
@@ -169,6 +172,9 @@ func (x *pruning) Execute(ctx context.Context, group []plan.Step) error {
 			what, err = "move to schema "+op.part.attic+" the table ", x.move(ctx, op.part)
 		case opDrop:
 			what, err = "drop ", x.drop(ctx, op.part)
+			if changed := (*recheckError)(nil); errors.As(err, &changed) {
+				err = errors.Join(err, x.attachAgain(ctx, op.part))
+			}
 		}
 		var kept *keptError
 		if errors.As(err, &kept) {
@@ -378,15 +384,25 @@ func (x *pruning) drop(ctx context.Context, p Partition) error {
 		if rows, err = x.countWithin(ctx, tx, p); err != nil {
 			return err
 		}
+		if err := x.recheck(ctx, tx, p, rows); err != nil {
+			return err
+		}
 		evidence, err := x.dropping(ctx, tx, p)
 		if err != nil {
 			return err
 		}
+		if x.d.options.Decide != nil { // it may have to look into the table
+			if err := x.asConnected(ctx, tx, p, func() error { return x.allowed(ctx, tx, p) }); err != nil {
+				return err
+			}
+		}
 		if _, err := tx.Exec(ctx, "DROP TABLE "+p.Ident()); err != nil {
 			return err
 		}
-		if err := x.allowed(ctx, tx, p); err != nil { // last, so that nothing comes between but the record
-			return err
+		if x.d.options.Decide == nil { // last, so that nothing comes between but the record
+			if err := x.allowed(ctx, tx, p); err != nil {
+				return err
+			}
 		}
 		return x.w.record(ctx, tx, x.d.Table, []Event{{Kind: EventPruned, Name: p.Name, Bounds: p.Bounds, Rows: rows, Evidence: evidence}}, ledgerPatience)
 	})
