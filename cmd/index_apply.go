@@ -66,16 +66,16 @@ func newIndexApplyCmd(app *App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "apply",
 		Short: "Make, rebuild and drop indexes while the tables are in use",
-		Long: "Carries out the recommendations of index analyze. Statements are made from their definitions, never from the file's text. An index of\n" +
+		Long: "Carries out the recommendations of index hygiene. Statements are made from their definitions, never from the file's text. An index of\n" +
 			"a partitioned table comes to every partition one by one (CREATE INDEX CONCURRENTLY) and is attached; partitions that appear meanwhile get\n" +
 			"theirs too. A run that was interrupted is finished by the next one, and no invalid index stays. Nobody waits longer than an instant.\n" +
 			"Before it begins it prints the statements that undo it. Drops ask, or need --yes.",
-		Example: "  auditdb index analyze -o json > advice.json && auditdb index apply --from advice.json --dry-run\n" +
+		Example: "  auditdb index hygiene -o json > advice.json && auditdb index apply --from advice.json --dry-run\n" +
 			"  auditdb index apply --from advice.json --only public.audit_log\n  auditdb index apply --from advice.json --only drop --yes --undo undo.sql",
 		RunE: func(cmd *cobra.Command, _ []string) error { return runIndexApply(cmd.Context(), app, o) },
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.from, "from", "", "`FILE` with an analysis, as index analyze -o json prints it; - is standard input")
+	f.StringVar(&o.from, "from", "", "`FILE` with recommendations, as index hygiene -o json prints them; - is standard input")
 	f.StringSliceVar(&o.only, "only", nil, "only these: `NAME` of an index, of a table, or an action (create, reindex, drop, analyze)")
 	f.StringVar(&o.undo, "undo", "", "write the statements that undo it to this `FILE` before it begins, instead of standard error")
 	f.StringVar(&o.digest, "plan-digest", "", "refuse (exit 6) unless the plan has this `DIGEST` of a dry run")
@@ -136,7 +136,7 @@ func readAdvice(app *App, o indexApplyOptions) ([]indexes.Recommendation, error)
 	if o.from != "-" {
 		file, err := os.Open(o.from)
 		if err != nil {
-			return nil, fault.New(fault.Usage, "name a file that index analyze -o json has written", "--from: %w", err)
+			return nil, fault.New(fault.Usage, "name a file that index hygiene -o json has written", "--from: %w", err)
 		}
 		defer func() { _ = file.Close() }() // it was only read
 		in = file

@@ -23,7 +23,7 @@ func newMonitorSlowCmd(app *App) *cobra.Command {
 		Use:   "slow-queries",
 		Short: "Show the statements that take the server's time",
 		Long: "From pg_stat_statements, of the connected database, since its counters were last reset; they are never reset here. A hint stands where a\n" +
-			"statement reads much for what it returns (see auditdb index analyze), or spills to disk.",
+			"statement reads much for what it returns (an index may be missing), or spills to disk.",
 		Example: "  auditdb monitor slow-queries\n  auditdb monitor slow-queries --sort mean --min-mean 100ms --limit 5\n  auditdb monitor slow-queries -o json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.MinMean = *mean

@@ -21,7 +21,7 @@ func ReadRecommendations(r io.Reader) ([]Recommendation, error) {
 	if err != nil {
 		return nil, err
 	}
-	const hint = "it has to be the document that auditdb index analyze -o json prints"
+	const hint = "it has to be the document that auditdb index hygiene -o json prints"
 	if len(raw) > fileLimit {
 		return nil, fault.New(fault.Usage, hint, "more than %d bytes", fileLimit)
 	}
@@ -32,7 +32,7 @@ func ReadRecommendations(r io.Reader) ([]Recommendation, error) {
 	if err := json.Unmarshal(raw, &doc); err != nil {
 		return nil, fault.New(fault.Usage, hint, "no JSON of an analysis: %w", err)
 	}
-	if doc.Recommendations == nil || doc.Schema != "" && !strings.HasPrefix(doc.Schema, "auditdb.index.analyze.") {
+	if doc.Recommendations == nil || doc.Schema != "" && !strings.HasPrefix(doc.Schema, "auditdb.index.analyze.") && !strings.HasPrefix(doc.Schema, "auditdb.index.hygiene.") {
 		return nil, fault.New(fault.Usage, hint, "no analysis, but %q", doc.Schema)
 	}
 	for i := range *doc.Recommendations {

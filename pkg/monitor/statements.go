@@ -119,7 +119,7 @@ func (s Statement) advice() *string {
 	case s.TempBlocks > 0:
 		text = fmt.Sprintf("writes %d temporary blocks a call: more work_mem, or an index in the order that it sorts by", max(s.TempBlocks/calls, 1))
 	case blocks > manyBlocks && blocks > blocksPerRow*max(rows, 1):
-		text = fmt.Sprintf("reads %d blocks for %d rows a call: auditdb index analyze", blocks, rows)
+		text = fmt.Sprintf("reads %d blocks for %d rows a call: an index may be missing", blocks, rows)
 	default:
 		return nil
 	}
