@@ -120,13 +120,23 @@ func (d *Decider) Judge(ctx context.Context, q partitions.Querier, p partitions.
 		return j, err
 	}
 	j = d.weigh(p, rules, groups, complete)
+	if len(j.Expired) > 0 && d.unarchived(p, rules) {
+		j.Expired = nil
+		j.Detail += "; rows past a shorter rule wait for a verified archive"
+	}
 	switch {
 	case j.Reason == "" && hold != nil:
 		j.Reason, j.Rule, j.Detail = partitions.KeptHold, fmt.Sprintf("hold %d", hold.ID), "held: "+hold.Reason
-	case j.Reason == "" && needsArchive(rules) && !slices.ContainsFunc(d.archived, p.Equal):
+	case j.Reason == "" && d.unarchived(p, rules):
 		j.Reason, j.Detail = partitions.KeptNotArchived, "expired, and has no verified archive"
 	}
 	return j, nil
+}
+
+// unarchived says that the table's rule wants a verified archive of p, and there is none: then no row of it may go, neither with the partition nor
+// by itself.
+func (d *Decider) unarchived(p partitions.Partition, r Rules) bool {
+	return needsArchive(r) && !slices.ContainsFunc(d.archived, p.Equal)
 }
 
 func needsArchive(r Rules) bool {

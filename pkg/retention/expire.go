@@ -127,6 +127,9 @@ func (e *Expirer) record(ctx context.Context, tx pgx.Tx, p partitions.Partition,
 // ok is false where there are none.
 func (e *Expirer) statement(p partitions.Partition, j Judgement, rules Rules, holds []Hold) (sql string, args []any, ok bool) {
 	d := e.Decider
+	if d.unarchived(p, rules) {
+		return "", nil, false
+	}
 	var groups []string
 	arg := func(v any) string { args = append(args, v); return fmt.Sprintf("$%d", len(args)) }
 	for _, i := range j.Expired {

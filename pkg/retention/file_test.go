@@ -46,8 +46,10 @@ func TestPrecedence(t *testing.T) {
 	text := func(s string) *string { return &s }
 	rules := Rules{
 		Policies: []Policy{
-			{Name: "base", Keep: partitions.Span{Days: 100}}, {Name: "class", Classification: "X", Keep: partitions.Span{Days: 10}},
-			{Name: "org", Organization: "o", Keep: partitions.Span{Days: 20}}, {Name: "both", Classification: "X", Organization: "o", Keep: partitions.Span{Days: 30}},
+			{Name: "base", Keep: partitions.Span{Days: 100}},
+			{Name: "class", Classification: "X", Keep: partitions.Span{Days: 10}},
+			{Name: "org", Organization: "o", Keep: partitions.Span{Days: 20}},
+			{Name: "both", Classification: "X", Organization: "o", Keep: partitions.Span{Days: 30}},
 			{Name: "tie", Classification: "X", Keep: partitions.Span{Days: 11}},
 		},
 		Floors: []Floor{{Classification: "X", Keep: partitions.Span{Days: 15}}},
