@@ -419,7 +419,8 @@ func TestConvertBesideAKilledRun(t *testing.T) {
 	if _, err := snapshot.Exec(t.Context(), "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM public.t"); err != nil {
 		t.Fatal(err)
 	}
-	done := make(chan struct{})
+	done, released := make(chan struct{}), make(chan struct{})
+	t.Cleanup(func() { <-done; <-released })
 	go func() {
 		defer close(done)
 		_, _ = killed.Exec(t.Context(), d.Plan.Steps[0].SQL)
@@ -429,6 +430,7 @@ func TestConvertBesideAKilledRun(t *testing.T) {
 		continue
 	}
 	go func() { // when the second run is there as well
+		defer close(released)
 		for value[int64](b, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%INDEX CONCURRENTLY%' AND wait_event_type = 'Lock'") < 2 && t.Context().Err() == nil {
 			continue
 		}

@@ -108,7 +108,7 @@ func (x *converting) outside(ctx context.Context, what string, step plan.Step) e
 	_, err = conn.Exec(ctx, fmt.Sprintf("SET lock_timeout = %d; SET ROLE %s", wait.Milliseconds(), pgx.Identifier{x.d.Table.Owner}.Sanitize()), pgx.QueryExecModeSimpleProtocol)
 	if err == nil {
 		_, err = conn.Exec(ctx, step.SQL)
-		for deadline := x.w.o.Now().Add(wait); postgres.SQLState(err) == postgres.DeadlockDetected && x.w.o.Now().Before(deadline) && ctx.Err() == nil; {
+		for deadline := x.w.o.Now().Add(wait); collided(err) && x.w.o.Now().Before(deadline) && ctx.Err() == nil; {
 			err = x.again(ctx, conn, step)
 		}
 	}
@@ -122,7 +122,14 @@ func (x *converting) outside(ctx context.Context, what string, step plan.Step) e
 	return fault.New(fault.Locked, "end or wait for that transaction, or allow more time with --wait", "%s: blocked by %s: %w", what, by, err)
 }
 
-// again tries a statement once more after a deadlock, which has made the server wait for some time. An index that was begun is unfinished then.
+// collided says that the server was changing the same things for somebody else: a deadlock, or "tuple concurrently updated", which has no
+// SQLSTATE of its own and is never translated.
+func collided(err error) bool {
+	state := postgres.SQLState(err)
+	return state == postgres.DeadlockDetected || state == postgres.InternalError && strings.Contains(err.Error(), "tuple concurrently ")
+}
+
+// again tries a statement once more after a collision. An index that was begun is unfinished then.
 func (x *converting) again(ctx context.Context, conn *pgx.Conn, step plan.Step) error {
 	if step.Op == opIndex {
 		if _, err := conn.Exec(ctx, "DROP INDEX CONCURRENTLY IF EXISTS "+x.d.index); err != nil {
