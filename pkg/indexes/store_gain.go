@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
-	pgquery "github.com/wasilibs/go-pgquery"
 )
 
 const (
@@ -65,57 +64,4 @@ func (a *Applier) cost(ctx context.Context, query string) (cost float64, err err
 		return nil
 	})
 	return cost, err
-}
-
-// plannable says how many parameters a query has that EXPLAIN takes: one statement that reads or changes rows.
-func plannable(query string) (parameters int, err error) {
-	raw, err := pgquery.ParseToJSON(query)
-	if err != nil {
-		return 0, err
-	}
-	var tree struct {
-		Statements []struct {
-			Statement map[string]json.RawMessage `json:"stmt"`
-		} `json:"stmts"`
-	}
-	if err := json.Unmarshal([]byte(raw), &tree); err != nil {
-		return 0, err
-	}
-	if len(tree.Statements) != 1 {
-		return 0, fmt.Errorf("%d statements", len(tree.Statements))
-	}
-	for kind, body := range tree.Statements[0].Statement {
-		switch kind {
-		case "SelectStmt", "InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt":
-			return highestParameter(body), nil
-		}
-	}
-	return 0, fmt.Errorf("no statement that can be planned")
-}
-
-// highestParameter looks for the greatest n of all $n in a part of a parse tree.
-func highestParameter(tree json.RawMessage) (highest int) {
-	var root any
-	if err := json.Unmarshal(tree, &root); err != nil {
-		return 0
-	}
-	var walk func(v any)
-	walk = func(v any) {
-		switch v := v.(type) {
-		case []any:
-			for _, one := range v {
-				walk(one)
-			}
-		case map[string]any:
-			if p, ok := v["ParamRef"].(map[string]any); ok {
-				number, _ := p["number"].(float64)
-				highest = max(highest, int(number))
-			}
-			for _, one := range v {
-				walk(one)
-			}
-		}
-	}
-	walk(root)
-	return highest
 }
