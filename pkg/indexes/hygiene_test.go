@@ -43,6 +43,9 @@ func TestHygiene(t *testing.T) {
 		`CREATE INDEX broken ON t (a, c)`, `UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'broken'::regclass`,
 		`ANALYZE t, parent`, `SET enable_seqscan = off; SELECT * FROM t WHERE a = 1; SELECT * FROM t WHERE b = 1 AND a = 2; SELECT * FROM pt WHERE at = '2026-03-03'`,
 		`DELETE FROM parent WHERE id = 10`)
+	for value[int64](b, "SELECT n_tup_del FROM pg_stat_user_tables WHERE relname = 'parent'") == 0 && t.Context().Err() == nil {
+		continue // a session's counts come when it has ended
+	}
 	got, notes := b.hygiene(later())
 	want := []string{
 		`reindex public.t broken: it is invalid`, `create public.pt half: it is invalid`, `drop public.t a_`,

@@ -28,7 +28,7 @@ func lex(sql string) (b bare, err error) {
 	var out strings.Builder
 	word := false // the last character belongs to a name or a number
 	for i := 0; i < len(sql); {
-		n := 1
+		var n int
 		switch c := sql[i]; {
 		case c == 0:
 			return b, errors.New("it holds a zero byte")
