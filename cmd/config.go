@@ -125,10 +125,10 @@ func unusable(ctx context.Context, app *App) error {
 		}
 	}
 	if c.NamesDatabase() {
-		check("database.url", postgres.CheckURL(ctx, c.Database.URL))
+		check("database.url", postgres.CheckURL(c.Database.URL))
 	}
 	for _, replica := range c.Database.Replicas {
-		check("database.replicas", postgres.CheckURL(ctx, replica))
+		check("database.replicas", postgres.CheckURL(replica))
 	}
 	if c.Redis.URL != "" {
 		check("redis.url", redis.CheckURL(c.Redis.URL))

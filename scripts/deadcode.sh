@@ -12,7 +12,7 @@ sed -e 's/[[:space:]]*#.*//' -e '/^$/d' tools/deadcode.allow >"$patterns"
 
 status=0
 program=$(deadcode .)
-tests=$(deadcode -tags=bench -test ./...)
+tests=$(deadcode -tags=bench,soak,monitoring,duckdb,s3 -test ./...)
 # Servers are killed and restarted by tests only.
 if printf '%s\n' "$program" | grep -v '^internal/embedded/' | grep -v -E -f "$patterns" | grep .; then
 	echo "unreachable from main.go: remove it, or use it" >&2

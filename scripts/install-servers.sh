@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs the programs of PostgreSQL (14 or later) and Redis where they are missing, by apt or Homebrew, and with the argument "tests" also
-# what only tests need. It starts no server, makes no cluster, and leaves running servers alone. Where it may not install, it prints the one
+# what only tests need, with "monitoring" Prometheus and its Alertmanager. It starts no server, makes no cluster, and leaves running servers alone. Where it may not install, it prints the one
 # line to run and exits 2.
 set -eu
 
@@ -43,6 +43,10 @@ have_redis() { command -v redis-server >/dev/null 2>&1; }
 
 # missing_for_tests prints the packages whose programs tests run and do not find.
 missing_for_tests() {
+	if [ "$purpose" = monitoring ]; then
+		command -v prometheus >/dev/null 2>&1 || printf ' prometheus'
+		command -v prometheus-alertmanager >/dev/null 2>&1 || printf ' prometheus-alertmanager'
+	fi
 	[ "$purpose" = tests ] || return 0
 	command -v pgbouncer >/dev/null 2>&1 || [ -x /usr/sbin/pgbouncer ] || printf ' pgbouncer'
 	command -v python3 >/dev/null 2>&1 || printf ' python3'
@@ -87,10 +91,12 @@ with_apt() {
 	say "installing:$(printf ' %s' $packages)"
 	# shellcheck disable=SC2086 # a list of names
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $packages >&2
-	case " $packages " in *" redis-server "*)
-		if command -v systemctl >/dev/null 2>&1; then systemctl disable --quiet redis-server.service 2>/dev/null || :; fi
-		;;
-	esac
+	for service in redis-server prometheus prometheus-alertmanager; do
+		case " $packages " in *" $service "*)
+			if command -v systemctl >/dev/null 2>&1; then systemctl disable --quiet "$service.service" 2>/dev/null || :; fi
+			;;
+		esac
+	done
 }
 
 with_brew() {

@@ -68,10 +68,12 @@ type Archive struct{ URL string }
 
 // Cache sets the query cache.
 type Cache struct {
-	Enabled bool
-	MaxSize int64 // bytes
-	TTL     time.Duration
-	PHI     bool // cache rows classified as health data too
+	Enabled       bool
+	MaxSize       int64  // bytes in a process
+	SharedMaxSize int64  // bytes in Redis, of all processes
+	Secret        string // authenticates what is in Redis; secret
+	TTL           time.Duration
+	PHI           bool // cache rows classified as health data too
 }
 
 // Breaker sets the circuit breaker before the database.
@@ -93,9 +95,11 @@ type Check struct {
 
 // Alerts says where health alerts go.
 type Alerts struct {
-	Alertmanager  string
-	WebhookURL    string // secret: services put tokens into its path
-	WebhookSecret string // secret
+	Alertmanager    string
+	WebhookURL      string // secret: services put tokens into its path
+	WebhookSecret   string // secret
+	WebhookTemplate string // of text/template; "": the document itself
+	State           string // file that remembers what was said; "": one of the user's own
 }
 
 // Log sets what goes to standard error.

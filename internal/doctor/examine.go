@@ -61,7 +61,11 @@ func (p *patient) migrateUp() {
 
 // asSchemaOwner: migrations run as the owner of schema auditdb.
 func (p *patient) asSchemaOwner(command string) {
-	if p.schema.exists && !p.schema.actsAsOwner {
+	switch {
+	case !p.schema.exists || p.schema.actsAsOwner:
+	case p.schema.ownerSuper:
+		p.add(command, "schema auditdb", Missing, "run auditdb "+command+" as "+p.schema.owner, "migrations run as its owner %s, a superuser, whose role is not to be granted", p.schema.owner)
+	default:
 		p.addGrants(command, "schema auditdb", "", []string{grantRole(p.schema.owner, p.user, p.since16)}, "migrations run as its owner %s, whose role %s may not take", p.schema.owner, p.user)
 	}
 }
@@ -137,13 +141,29 @@ func (p *patient) asOwner(command string, t table) {
 		p.add(command, t.String(), Problem, "name a partitioned table", "not partitioned")
 		return
 	}
-	if !t.actsAsOwner {
+	switch {
+	case t.actsAsOwner:
+	case t.ownerSuper:
+		p.addGrants(command, t.String(), "", p.handOver(t), "partitions are made and dropped as the table's owner %s, a superuser, whose role is not to be granted", t.owner)
+	default:
 		p.addGrants(command, t.String(), "", []string{grantRole(t.owner, p.user, p.since16)}, "partitions are made and dropped as the table's owner %s, whose role %s may not take", t.owner, p.user)
 	}
 	if !t.ownerCreates && command == "partition create" {
 		schema := "SCHEMA " + pgx.Identifier{t.schema}.Sanitize()
 		p.addGrants(command, t.String(), "", []string{grantOn(schema, []string{"CREATE"}, t.owner)}, "its owner %s may not create partitions in schema %s", t.owner, t.schema)
 	}
+}
+
+// handOver gives a superuser's table, with its partitions, to auditdb_admin, and that role to the user: whoever is granted a superuser is one.
+func (p *patient) handOver(t table) []string {
+	sql := []string{changeOwner(t, adminRole)}
+	if !t.adminCreates {
+		sql = append(sql, grantOn("SCHEMA "+pgx.Identifier{t.schema}.Sanitize(), []string{"CREATE"}, adminRole))
+	}
+	if !p.schema.isAdmin {
+		sql = append(sql, grantRole(adminRole, p.user, p.since16))
+	}
+	return sql
 }
 
 // onLeaves: ingest copies straight into partitions and verify reads them one by one. The hint grants the role as far as that is enough,

@@ -61,12 +61,13 @@ func ownNeeds() map[string]struct {
 		{"verdict", []string{"SELECT", "INSERT", "UPDATE"}},
 	})
 	add("integrity seal", "auditdb_ingest", reads, appends)
+	add("query", "auditdb_reader", reads[:1], []need{{"log", []string{"SELECT"}}, {"log_partition", []string{"SELECT"}}, {"redaction", []string{"SELECT"}}})
 	return all
 }
 
 // commands are the commands that doctor knows, in the order of its answer.
 func commands() []string {
-	return []string{"migrate status", "migrate up", "migrate down", "partition list", "partition create", "partition prune", "ingest", "verify-integrity", "integrity seal"}
+	return []string{"migrate status", "migrate up", "migrate down", "partition list", "partition create", "partition prune", "ingest", "verify-integrity", "integrity seal", "query"}
 }
 
 // rights spells a need out for the catalogs, one for each privilege and column.
@@ -106,6 +107,16 @@ func grantOn(object string, privileges []string, user string) string {
 		kind = "SEQUENCE "
 	}
 	return fmt.Sprintf("GRANT %s ON %s%s TO %s;", strings.Join(privileges, ", "), kind, object, pgx.Identifier{user}.Sanitize())
+}
+
+// adminRole owns what auditdb manages.
+const adminRole = "auditdb_admin"
+
+// changeOwner is one statement for a table and all its partitions: ALTER TABLE … OWNER changes the table alone.
+func changeOwner(t table, owner string) string {
+	literal := "'" + strings.ReplaceAll(t.sql(), "'", "''") + "'"
+	return "DO $auditdb$ DECLARE t regclass; BEGIN FOR t IN SELECT relid FROM pg_partition_tree(" + literal + ") LOOP EXECUTE format('ALTER TABLE %s OWNER TO " +
+		owner + "', t); END LOOP; END $auditdb$;"
 }
 
 func grantRole(role, user string, since16 bool) string {

@@ -25,7 +25,9 @@ ORDER BY w.i`
             WHERE n.nspname = 'auditdb' AND c.relname = 'managed_table'), false),
   coalesce((SELECT pg_catalog.pg_get_userbyid(nspowner)::text FROM pg_catalog.pg_namespace WHERE nspname = 'auditdb'), ''),
   coalesce((SELECT CASE WHEN pg_catalog.current_setting('server_version_num')::int >= 160000 THEN pg_catalog.pg_has_role(nspowner, 'SET') ELSE pg_catalog.pg_has_role(nspowner, 'MEMBER') END
-            FROM pg_catalog.pg_namespace WHERE nspname = 'auditdb'), false)`
+            FROM pg_catalog.pg_namespace WHERE nspname = 'auditdb'), false),
+  coalesce((SELECT EXISTS (SELECT FROM pg_catalog.pg_roles su WHERE su.rolsuper AND pg_catalog.pg_has_role(nspowner, su.oid, 'MEMBER')) FROM pg_catalog.pg_namespace WHERE nspname = 'auditdb'), false),
+  coalesce((SELECT pg_catalog.pg_has_role(oid, 'MEMBER') FROM pg_catalog.pg_roles WHERE rolname = 'auditdb_admin'), false)`
 
 	managedSQL = `SELECT schema_name, table_name FROM auditdb.managed_table ORDER BY schema_name, table_name`
 
@@ -33,6 +35,8 @@ ORDER BY w.i`
 	tableSQL = `
 SELECT c.relkind = 'p', pg_catalog.pg_get_userbyid(c.relowner)::text,
   CASE WHEN pg_catalog.current_setting('server_version_num')::int >= 160000 THEN pg_catalog.pg_has_role(c.relowner, 'SET') ELSE pg_catalog.pg_has_role(c.relowner, 'MEMBER') END,
+  EXISTS (SELECT FROM pg_catalog.pg_roles su WHERE su.rolsuper AND pg_catalog.pg_has_role(c.relowner, su.oid, 'MEMBER')),
+  coalesce((SELECT pg_catalog.has_schema_privilege(oid, n.oid, 'CREATE') FROM pg_catalog.pg_roles WHERE rolname = 'auditdb_admin'), false),
   pg_catalog.has_schema_privilege(c.relowner, n.oid, 'CREATE'), pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
   pg_catalog.has_table_privilege(c.oid, 'SELECT'), coalesce(pg_catalog.has_table_privilege(ingest.oid, c.oid, 'SELECT'), false),
   ARRAY(SELECT name FROM leaves WHERE NOT inserts ORDER BY 1), ARRAY(SELECT name FROM leaves WHERE NOT inserts AND NOT ingest_inserts ORDER BY 1),
@@ -106,6 +110,8 @@ type table struct {
 	partitioned  bool
 	owner        string
 	actsAsOwner  bool    // SET ROLE to the owner is allowed
+	ownerSuper   bool    // the owner is a superuser, or may become one
+	adminCreates bool    // auditdb_admin may create in the table's schema
 	ownerCreates bool    // the owner may create in the table's schema
 	usage        bool    // on the table's schema
 	selects      bool    // from the table as a whole
@@ -130,10 +136,12 @@ type schemaState struct {
 	usage, exists, readable bool
 	owner                   string
 	actsAsOwner             bool
+	ownerSuper              bool // the owner is a superuser, or may become one
+	isAdmin                 bool // the connected role is a member of auditdb_admin
 }
 
 func loadSchema(ctx context.Context, q querier) (s schemaState, err error) {
-	if err := q.QueryRow(ctx, schemaSQL).Scan(&s.usage, &s.exists, &s.readable, &s.owner, &s.actsAsOwner); err != nil {
+	if err := q.QueryRow(ctx, schemaSQL).Scan(&s.usage, &s.exists, &s.readable, &s.owner, &s.actsAsOwner, &s.ownerSuper, &s.isAdmin); err != nil {
 		return s, fmt.Errorf("look for schema auditdb: %w", err)
 	}
 	return s, nil
@@ -160,7 +168,7 @@ func loadTables(ctx context.Context, q querier, s schemaState) ([]table, error) 
 			return nil, fmt.Errorf("look at table %s: %w", t, err)
 		}
 		some, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (table, error) {
-			err := row.Scan(&t.partitioned, &t.owner, &t.actsAsOwner, &t.ownerCreates, &t.usage, &t.selects, &t.roleSelects,
+			err := row.Scan(&t.partitioned, &t.owner, &t.actsAsOwner, &t.ownerSuper, &t.adminCreates, &t.ownerCreates, &t.usage, &t.selects, &t.roleSelects,
 				&t.noInsert.user, &t.noInsert.role, &t.noSelect.user, &t.noSelect.role, &t.noSealSelect.role, &t.relations)
 			t.noSealSelect.user = t.noSelect.user
 			return t, err

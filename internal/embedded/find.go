@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"sync"
 
 	"auditdb/internal/fault"
 )
@@ -70,7 +71,7 @@ func packageDirs() []string {
 	}
 }
 
-var versionPattern = regexp.MustCompile(`\(PostgreSQL\) (\d+)`)
+var versionPattern = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`\(PostgreSQL\) (\d+)`) })
 
 // Inspect follows links from dir to the directory that really holds initdb and postgres, because they look for their files next to
 // themselves, and returns it with the server's major version.
@@ -94,7 +95,7 @@ func Inspect(ctx context.Context, dir string) (binDir string, major int, err err
 	if err != nil {
 		return "", 0, fmt.Errorf("ask %s/postgres for its version: %w", binDir, err)
 	}
-	m := versionPattern.FindSubmatch(out)
+	m := versionPattern().FindSubmatch(out)
 	if m == nil {
 		return "", 0, errors.New("ask postgres for its version: unknown answer " + strconv.Quote(string(out)))
 	}

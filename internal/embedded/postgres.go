@@ -29,6 +29,7 @@ type Options struct {
 	BinDir   string            // directory of initdb and postgres; empty: FindPostgres
 	Dir      string            // directory to make, or an empty one; removed by Stop; at most 80 bytes; empty: a new temporary one
 	Settings map[string]string // lines of postgresql.conf
+	Initdb   []string          // further arguments of initdb
 	TCP      bool              // listen on a free port of 127.0.0.1 too, always with a password
 	Password string            // of the superuser, then also asked for on the socket; empty: the socket trusts whoever can open it
 	Log      *slog.Logger      // nil: silent
@@ -88,7 +89,7 @@ func StartPostgres(ctx context.Context, o Options) (*Postgres, error) {
 	if p.watchdog, err = watch(ctx, p.dir, p.pidFile(), "QUIT", p.dir); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(p.dir))
 	}
-	if err := p.create(ctx, o.Settings); err != nil {
+	if err := p.create(ctx, o.Settings, o.Initdb); err != nil {
 		return nil, errors.Join(err, p.Stop(ctx))
 	}
 	if err := p.Start(ctx); err != nil {
@@ -98,7 +99,7 @@ func StartPostgres(ctx context.Context, o Options) (*Postgres, error) {
 }
 
 // create runs initdb and writes the settings.
-func (p *Postgres) create(ctx context.Context, settings map[string]string) error {
+func (p *Postgres) create(ctx context.Context, settings map[string]string, more []string) error {
 	secret := filepath.Join(p.dir, "password")
 	if err := os.WriteFile(secret, []byte(p.password+"\n"), 0o600); err != nil {
 		return fmt.Errorf("write the server's password: %w", err)
@@ -110,8 +111,11 @@ func (p *Postgres) create(ctx context.Context, settings map[string]string) error
 	if p.local {
 		local = "scram-sha-256"
 	}
-	initdb := p.account.command(ctx, p.dir, filepath.Join(p.binDir, "initdb"), "--pgdata="+p.DataDir(), "--username="+Superuser,
-		"--auth-local="+local, "--auth-host=scram-sha-256", "--pwfile="+secret, "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions")
+	args := []string{
+		"--pgdata=" + p.DataDir(), "--username=" + Superuser, "--auth-local=" + local, "--auth-host=scram-sha-256", "--pwfile=" + secret,
+		"--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions",
+	}
+	initdb := p.account.command(ctx, p.dir, filepath.Join(p.binDir, "initdb"), append(args, more...)...)
 	if out, err := initdb.CombinedOutput(); err != nil {
 		return fmt.Errorf("run initdb: %w: %s", err, strings.TrimSpace(string(out)))
 	}

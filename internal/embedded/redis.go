@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -22,12 +23,17 @@ type RedisOptions struct {
 	Dir       string // as in Options
 	InProcess bool   // never use redis-server
 	Installed bool   // never fall back to a server inside this process
+	TCP       bool   // listen on a free port of 127.0.0.1 as well, the same after a restart
+	Sentinel  bool   // start a sentinel; needs TCP
+	Settings  string // further lines of its configuration file
 	Log       *slog.Logger
 }
 
 // Redis is a private Redis server without persistence. Its methods may be called from several goroutines.
 type Redis struct {
 	program  string
+	options  RedisOptions
+	port     int // 0: only the socket
 	dir      string
 	account  *account
 	log      *slog.Logger
@@ -42,7 +48,7 @@ type Redis struct {
 // StartRedis starts redis-server on a socket in a directory of its own, ended like StartPostgres's server; where it is not installed, a
 // server inside this process on a free port of 127.0.0.1.
 func StartRedis(ctx context.Context, o RedisOptions) (*Redis, error) {
-	r := &Redis{log: o.Log}
+	r := &Redis{log: o.Log, options: o}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
 	}
@@ -63,6 +69,9 @@ func StartRedis(ctx context.Context, o RedisOptions) (*Redis, error) {
 	if r.dir, err = makeDir(o.Dir, kindRedis, r.account); err != nil {
 		return nil, err
 	}
+	if err := r.configure(ctx); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(r.dir))
+	}
 	if r.watchdog, err = watch(ctx, r.dir, r.pidFile(), "TERM", "redis-server"); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(r.dir))
 	}
@@ -70,6 +79,25 @@ func StartRedis(ctx context.Context, o RedisOptions) (*Redis, error) {
 		return nil, errors.Join(err, r.Stop(ctx))
 	}
 	return r, nil
+}
+
+// configure writes the configuration file, which a sentinel and a node of a cluster write to as well.
+func (r *Redis) configure(ctx context.Context) error {
+	if r.options.TCP {
+		port, err := freePort(ctx)
+		if err != nil {
+			return err
+		}
+		r.port = port
+	}
+	lines := fmt.Sprintf("port %d\nbind 127.0.0.1\nunixsocket %q\nunixsocketperm 700\npidfile %q\ndir %q\ndaemonize no\n", r.port, r.socket(), r.pidFile(), r.dir)
+	if !r.options.Sentinel {
+		lines += "save \"\"\nappendonly no\n"
+	}
+	if err := os.WriteFile(r.configFile(), []byte(lines+r.options.Settings+"\n"), 0o600); err != nil {
+		return fmt.Errorf("configure Redis: %w", err)
+	}
+	return r.account.own(r.configFile())
 }
 
 // Start starts the server again after Kill, empty, and waits until it answers. A running server is left alone.
@@ -87,8 +115,11 @@ func (r *Redis) Start(ctx context.Context) error {
 	case r.proc != nil && !r.proc.ended():
 		return nil
 	}
-	c := r.account.command(context.WithoutCancel(ctx), r.dir, r.program, "--port", "0", "--unixsocket", r.socket(), "--unixsocketperm", "700",
-		"--pidfile", r.pidFile(), "--dir", r.dir, "--save", "", "--appendonly", "no", "--daemonize", "no")
+	args := []string{r.configFile()}
+	if r.options.Sentinel {
+		args = append(args, "--sentinel")
+	}
+	c := r.account.command(context.WithoutCancel(ctx), r.dir, r.program, args...)
 	proc, err := launch(c, filepath.Join(r.dir, logName), r.account)
 	if err != nil {
 		return err
@@ -188,7 +219,18 @@ func (r *Redis) URL() string {
 	if r.mini != nil {
 		return "redis://" + r.mini.Addr()
 	}
+	if r.port > 0 {
+		return "redis://" + r.Addr()
+	}
 	return "unix://" + r.socket()
+}
+
+// Addr is the server's host and port; "" where it only listens on a socket.
+func (r *Redis) Addr() string {
+	if r.port == 0 {
+		return ""
+	}
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(r.port))
 }
 
 // InProcess says whether the server runs inside this process.
@@ -207,5 +249,6 @@ func (r *Redis) PID() int {
 	return r.proc.cmd.Process.Pid
 }
 
-func (r *Redis) socket() string  { return filepath.Join(r.dir, "redis.sock") }
-func (r *Redis) pidFile() string { return filepath.Join(r.dir, "redis.pid") }
+func (r *Redis) socket() string     { return filepath.Join(r.dir, "redis.sock") }
+func (r *Redis) configFile() string { return filepath.Join(r.dir, "redis.conf") }
+func (r *Redis) pidFile() string    { return filepath.Join(r.dir, "redis.pid") }

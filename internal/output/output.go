@@ -57,7 +57,7 @@ func (p *Printer) EmitList(command string, doc, list any, table func(*Table)) er
 }
 
 func (p *Printer) emit(command string, doc, list any, table func(*Table)) error {
-	w := bufio.NewWriter(p.Out)
+	w := bufio.NewWriterSize(p.Out, 64<<10)
 	err := p.render(w, command, doc, list, table)
 	if err == nil {
 		err = w.Flush()
@@ -155,6 +155,8 @@ func csvCell(v any) string {
 		var b bytes.Buffer
 		_ = encodeInto(&b, x) // a tree always has a JSON form
 		return b.String()
+	case raw:
+		return csvCell(x.tree())
 	}
 	return fmt.Sprint(v)
 }

@@ -166,6 +166,9 @@ func TestTable(t *testing.T) {
 		t.Row(" a_b-C d", time.Date(2025, 1, 1, 0, 0, 0, 0, time.UTC), 1234567, Size(1536), 90*time.Second, true, none)
 		t.Row("x\x1b[31m", time.Time{}, &seven, Size(-1), 1500*time.Microsecond, Bad("no"), nil)
 		t.Header("left out")
+		at, never := time.Date(2025, 3, 1, 10, 5, 0, 250000, time.FixedZone("", 3600)), (*time.Time)(nil)
+		t.Header("pointers to times", "c")
+		t.Row(&at, never)
 		t.Header("b")
 		t.Row([]string{"x", "y"})
 	})
@@ -173,7 +176,7 @@ func TestTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, line := range []string{
-		"100% of it", "100%", "name      from             rows     size    took  ok   known", " a_b-C d  2025-01-01  1,234,567  1.5 KiB  1m 30s  yes  -", "x\uFFFD[31m    -               7,000        -   1.5ms  no   -", "b", "x, y",
+		"100% of it", "100%", "name      from             rows     size    took  ok   known", " a_b-C d  2025-01-01  1,234,567  1.5 KiB  1m 30s  yes  -", "x\uFFFD[31m    -               7,000        -   1.5ms  no   -", "b", "x, y", "2025-03-01 09:05:00Z  -",
 	} {
 		if !strings.Contains(b.String(), line+"\n") {
 			t.Errorf("no line %q in\n%s", line, &b)
@@ -253,6 +256,28 @@ func TestTableFits(t *testing.T) {
 }
 
 // In a file lines of text end at 100 columns; names, paths, addresses and SQL stay whole.
+// A row of values that may be cut fits, and what is to stay whole does.
+func TestCutCells(t *testing.T) {
+	t.Parallel()
+	var b bytes.Buffer
+	long := strings.Repeat("x", 70)
+	err := (&Printer{Out: &b, Format: TableFormat}).Emit("x", nil, func(t *Table) {
+		t.Header("name", "value", "path")
+		t.Row("whole_"+strings.Repeat("n", 30), Cut(long+" end"), CutPath("/begin/"+long+"/é.json"))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(b.String()) {
+		if n := displaywidth.String(strings.TrimRight(line, "\n")); n > 100 {
+			t.Errorf("%d columns: %s", n, line)
+		}
+	}
+	if s := b.String(); !strings.Contains(s, strings.Repeat("n", 30)) || !strings.Contains(s, "x…  …x") || !strings.Contains(s, "/é.json") {
+		t.Error(s)
+	}
+}
+
 func TestLinesWrap(t *testing.T) {
 	t.Parallel()
 	var b bytes.Buffer

@@ -5,13 +5,11 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"reflect"
 	"slices"
 	"strings"
-	"time"
+	"unicode/utf8"
 
 	"github.com/clipperhouse/displaywidth"
-	"github.com/dustin/go-humanize"
 	"github.com/fatih/color"
 	"github.com/olekukonko/tablewriter"
 	"github.com/olekukonko/tablewriter/renderer"
@@ -62,116 +60,6 @@ func (t *Table) Row(cells ...any) {
 	}
 	last := &t.parts[len(t.parts)-1]
 	last.rows = append(last.rows, cells)
-}
-
-// Size is a number of bytes: 1.5 GiB in a table, the number itself in documents.
-type Size int64
-
-// Cells whose meaning colour underlines on a terminal.
-type (
-	// Good is green.
-	Good string
-	// Bad is red.
-	Bad string
-	// Warn is yellow.
-	Warn string
-)
-
-// unknown stands for what is not known or does not apply.
-const unknown = "-"
-
-// Cell is the text of a table cell.
-func Cell(v any) string {
-	switch x := v.(type) {
-	case nil:
-		return unknown
-	case Size:
-		return humanSize(int64(x))
-	case time.Time:
-		return humanTime(x)
-	case time.Duration:
-		return HumanDuration(x)
-	case bool:
-		if x {
-			return "yes"
-		}
-		return "no"
-	case []string:
-		return strings.Join(x, ", ")
-	case fmt.Stringer:
-		return x.String()
-	case error:
-		return x.Error()
-	}
-	return reflectedCell(reflect.ValueOf(v))
-}
-
-func reflectedCell(v reflect.Value) string {
-	switch {
-	case v.Kind() == reflect.Pointer && v.IsNil():
-		return unknown
-	case v.Kind() == reflect.Pointer:
-		return Cell(v.Elem().Interface())
-	case v.CanInt():
-		return humanize.Comma(v.Int())
-	case v.CanUint():
-		return humanize.Comma(int64(min(v.Uint(), 1<<62)))
-	case v.CanFloat():
-		return fmt.Sprintf("%.4g", v.Float())
-	}
-	return fmt.Sprint(v.Interface())
-}
-
-func humanSize(n int64) string {
-	if n < 0 {
-		return unknown
-	}
-	return humanize.IBytes(uint64(n))
-}
-
-// humanTime leaves out what is zero: a midnight is a date.
-func humanTime(t time.Time) string {
-	if t.IsZero() {
-		return unknown
-	}
-	t = t.UTC()
-	if t.Equal(t.Truncate(24 * time.Hour)) {
-		return t.Format(time.DateOnly)
-	}
-	return t.Format("2006-01-02 15:04:05Z")
-}
-
-// HumanDuration shows a duration with its two largest units: 3d 4h, 12m 5s, 1.25s, 830ms.
-func HumanDuration(d time.Duration) string {
-	const day = 24 * time.Hour
-	switch {
-	case d < 0:
-		return "-" + HumanDuration(-d)
-	case d >= day:
-		return fmt.Sprintf("%dd %dh", d/day, d%day/time.Hour)
-	case d >= time.Hour:
-		return fmt.Sprintf("%dh %dm", d/time.Hour, d%time.Hour/time.Minute)
-	case d >= time.Minute:
-		return fmt.Sprintf("%dm %ds", d/time.Minute, d%time.Minute/time.Second)
-	case d >= time.Second:
-		return d.Round(10 * time.Millisecond).String()
-	default:
-		return d.Round(time.Microsecond * 10).String()
-	}
-}
-
-func rightAligned(v any) bool {
-	switch v.(type) {
-	case Size, time.Duration:
-		return true
-	case time.Time, nil, bool:
-		return false
-	}
-	rv := reflect.ValueOf(v)
-	for rv.Kind() == reflect.Pointer && !rv.IsNil() {
-		rv = rv.Elem()
-	}
-	return rv.CanInt() || rv.CanUint() || rv.CanFloat()
 }
 
 func (p *Printer) writeTable(w io.Writer, draw func(*Table)) error {
@@ -313,7 +201,7 @@ func (p *Printer) cells(g part) ([][]string, []tw.Align) {
 		text[r] = make([]string, n)
 		for i := range min(n, len(row)) {
 			text[r][i] = clean(Cell(row[i]))
-			widths[i], least[i] = max(widths[i], displaywidth.String(text[r][i])), max(least[i], widestWord(text[r][i]))
+			widths[i], least[i] = max(widths[i], displaywidth.String(text[r][i])), max(least[i], leastWidth(row[i], text[r][i]))
 			if rightAligned(row[i]) {
 				align[i] = tw.AlignRight
 			}
@@ -322,8 +210,10 @@ func (p *Printer) cells(g part) ([][]string, []tw.Align) {
 	p.shrink(widths, least)
 	for r, row := range g.rows {
 		for i := range text[r] {
-			text[r][i] = wrap(text[r][i], widths[i])
-			if i < len(row) {
+			if i >= len(row) {
+				text[r][i] = wrap(text[r][i], widths[i])
+			} else {
+				text[r][i] = fit(row[i], text[r][i], widths[i])
 				text[r][i] = p.coloured(row[i], text[r][i])
 			}
 		}
@@ -367,15 +257,39 @@ func indented(s, indent string, width int) []string {
 	return lines
 }
 
+// leastWidth is how narrow a cell's column may get.
+func leastWidth(cell any, text string) int {
+	switch cell.(type) {
+	case Cut, CutPath:
+		return min(displaywidth.String(text), leastCut)
+	}
+	return max(min(displaywidth.String(text), narrowest), widestWord(text))
+}
+
+// fit brings a cell into the width of its column.
+func fit(cell any, text string, width int) string {
+	switch cell.(type) {
+	case Cut:
+		return displaywidth.TruncateString(text, width, "…")
+	case CutPath:
+		for cut := text; displaywidth.String(text) > width; text = "…" + cut {
+			_, n := utf8.DecodeRuneInString(cut)
+			cut = cut[n:]
+		}
+		return text
+	}
+	return wrap(text, width)
+}
+
 // shrink takes width from the widest columns until a row fits. No column gets narrower than its widest word: names, paths and addresses
-// stay whole, and the line rather gets longer.
+// stay whole, and the line rather gets longer, unless they may be cut.
 func (p *Printer) shrink(widths, least []int) {
 	limit := p.width() - 2*len(widths)
 	for {
 		sum, widest := 0, -1
 		for i, w := range widths {
 			sum += w
-			if w > max(least[i], narrowest) && (widest < 0 || w > widths[widest]) {
+			if w > least[i] && (widest < 0 || w > widths[widest]) {
 				widest = i
 			}
 		}
@@ -414,7 +328,7 @@ func wrap(s string, width int) string {
 	}
 	var lines []string
 	for paragraph := range strings.SplitSeq(s, "\n") {
-		lines = append(lines, wrapLine(paragraph, width)...)
+		lines = append(lines, wrapLine(strings.TrimRight(paragraph, " "), width)...)
 	}
 	return strings.Join(lines, "\n")
 }

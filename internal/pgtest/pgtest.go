@@ -117,29 +117,6 @@ func Migrate(tb testing.TB, url string) {
 	}
 }
 
-// Redis starts a redis-server of the test's own and returns its address. It is stopped when the test ends.
-func Redis(tb testing.TB) string {
-	tb.Helper()
-	return RedisServer(tb).URL()
-}
-
-// RedisServer is Redis for tests that kill and restart the server.
-func RedisServer(tb testing.TB) *embedded.Redis {
-	tb.Helper()
-	r, err := embedded.StartRedis(tb.Context(), embedded.RedisOptions{Installed: true})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(tb.Context()), limit)
-		defer cancel()
-		if err := r.Stop(ctx); err != nil {
-			tb.Error(err)
-		}
-	})
-	return r
-}
-
 // options are those of a server whose data need not survive a power cut.
 func options() embedded.Options {
 	return embedded.Options{

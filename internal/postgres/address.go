@@ -1,7 +1,6 @@
 package postgres
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/url"
@@ -24,9 +23,37 @@ const (
 
 // CheckURL says without connecting whether an address can be read, with class config when not. Where it is empty, the driver's own
 // variables and files are read.
-func CheckURL(ctx context.Context, address string) error {
-	_, err := parseConfig(ctx, Options{URL: address})
+func CheckURL(address string) error {
+	_, err := parseConfig(Options{URL: address})
 	return err
+}
+
+// Instance names the server and database of an address for people: host:port/database, without user and password; "" where it cannot be read.
+func Instance(address string) string {
+	config, err := pgconn.ParseConfig(address)
+	if err != nil {
+		return ""
+	}
+	return hostPort(config.Host, config.Port) + "/" + config.Database
+}
+
+// refuseUnencoded refuses a URL in which more than one @ stands unencoded outside the values of parameters: where the password ends is
+// guessed, by each reader in its own way, and what is taken for the host or the database would be shown.
+func refuseUnencoded(address string) error {
+	_, rest, isURL := strings.Cut(address, "://")
+	if !isURL || !strings.HasPrefix(address, "postgres") {
+		return nil
+	}
+	place, query, _ := strings.Cut(rest, "?")
+	at := strings.Count(place, "@")
+	for pair := range strings.SplitSeq(query, "&") {
+		key, _, _ := strings.Cut(pair, "=")
+		at += strings.Count(key, "@")
+	}
+	if at < 2 {
+		return nil
+	}
+	return fault.New(fault.Config, encodedHint, "read the database URL: it has more than one @, so that it is not clear where the password ends")
 }
 
 // badURL names the part of an address that the driver cannot read. It looks at the masked address alone, so that no error can show a

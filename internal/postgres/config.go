@@ -10,19 +10,25 @@ import (
 	"strings"
 	"time"
 
+	"github.com/exaring/otelpgx"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/multitracer"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/tracelog"
 
 	"auditdb/internal/fault"
+	"auditdb/internal/tracing"
 )
 
 var errStandby = errors.New("the server is a hot standby")
 
 // parseConfig turns options into the driver's configuration.
-func parseConfig(ctx context.Context, o Options) (*pgxpool.Config, error) {
+func parseConfig(o Options) (*pgxpool.Config, error) {
+	if err := refuseUnencoded(o.URL); err != nil {
+		return nil, err
+	}
 	pool, err := pgxpool.ParseConfig(o.URL)
 	if err != nil {
 		return nil, badURL(o.URL)
@@ -55,10 +61,22 @@ func parseConfig(ctx context.Context, o Options) (*pgxpool.Config, error) {
 		return &cancelHandler{pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: 2 * time.Second}}
 	}
 	pool.PrepareConn = neverCancelled
-	if o.Log != nil && o.Log.Enabled(ctx, slog.LevelDebug) {
-		config.Tracer = &tracelog.TraceLog{Logger: traceLogger{o.Log}, LogLevel: tracelog.LogLevelInfo}
-	}
 	return pool, nil
+}
+
+// tracer counts waits for connections, and writes the log and traces where they are wanted.
+func tracer(ctx context.Context, q *queue, log *slog.Logger) pgx.QueryTracer {
+	tracers := []pgx.QueryTracer{q}
+	if log.Enabled(ctx, slog.LevelDebug) {
+		tracers = append(tracers, &tracelog.TraceLog{Logger: traceLogger{log}, LogLevel: tracelog.LogLevelInfo})
+	}
+	if tracing.On() {
+		tracers = append(tracers, otelpgx.NewTracer(otelpgx.WithDisableSQLStatementInAttributes()))
+	}
+	if len(tracers) == 1 {
+		return q
+	}
+	return multitracer.New(tracers...)
 }
 
 // cancelHandler cancels the statement on the server too when its context ends, and the connection stays usable for the rollback. A busy server

@@ -28,6 +28,8 @@ type DDLOptions struct {
 	Wait        time.Duration // all attempts together; 0: one attempt
 	Role        string        // SET LOCAL ROLE, usually the table's owner; "": stay the session's user
 	What        string        // for the error, e.g. "attach partition audit_log_2026_01"; "": "change the table"
+	// Before runs ahead of every attempt, outside of its transaction, e.g. to have autovacuum give way; nil: nothing. Its error ends DDL.
+	Before func(context.Context) error
 }
 
 // DDL runs fn in a transaction whose lock requests give up after LockTimeout, and runs it again with jittered pauses until Wait is
@@ -44,6 +46,11 @@ func (db *DB) DDL(ctx context.Context, o DDLOptions, fn func(pgx.Tx) error) erro
 	defer cancel()
 	var seen []Blocker
 	for try := 0; ; try++ {
+		if o.Before != nil {
+			if err := o.Before(ctx); err != nil {
+				return err
+			}
+		}
 		blockers, err := db.attempt(ctx, o, fn)
 		if len(blockers) > 0 {
 			seen = blockers

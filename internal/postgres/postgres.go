@@ -43,45 +43,66 @@ type DB struct {
 	config     *pgx.ConnConfig // the pool's
 	pooling    Pooling
 	searchPath atomic.Pointer[string]
+	queue      queue
+	room       atomic.Int64 // connections that the server could give when the first one was made; 0: not known
+	wires      wires
 	strangers  atomic.Bool // a connection's backend was not the one that greeted us: a pooler sits in between
 }
 
-// Open connects and pings. An error has class config (a URL that cannot be read) or unavailable, and never shows the password.
+// Open connects and pings. An error has class config (a URL that cannot be read) or unavailable, and never shows the password. A server that hangs does
+// not keep it past the end of the context.
 func Open(ctx context.Context, o Options) (*DB, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	config, err := parseConfig(ctx, o)
+	config, err := parseConfig(o)
 	if err != nil {
 		return nil, err
 	}
 	db := &DB{opts: o, poolConfig: config, config: config.ConnConfig}
-	err = db.openPool(ctx)
+	db.config.Tracer = tracer(ctx, &db.queue, o.Log)
+	db.config.DialFunc = db.wires.dial(db.config.DialFunc)
+	stop := context.AfterFunc(ctx, db.Abort)
+	err = db.open(ctx)
+	if !stop() && err == nil {
+		db.Close()
+		err = db.connectFault(ctx, ctx.Err())
+	}
+	if err != nil {
+		return nil, err
+	}
+	return db, nil
+}
+
+// open makes the pool that fits what is at the other end.
+func (db *DB) open(ctx context.Context) error {
+	err := db.openPool(ctx)
 	if errors.Is(err, errStandby) { // no host is a primary: reads work, and changes are refused with the reason
 		db.config.ValidateConnect = nil
 		err = db.openPool(ctx)
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if !db.strangers.Load() {
-		return db, nil
+		if db.fits(ctx) {
+			return nil
+		}
+		db.pool.Close()
+		return db.openPool(ctx)
 	}
 	// Nothing was set yet on the pooler's servers: other applications may share them.
 	db.pool.Close()
 	db.pool = nil
 	if db.pooling, err = detectPooling(ctx, db); err != nil {
-		return nil, err
+		return err
 	}
-	o.Log.LogAttrs(ctx, slog.LevelDebug, "connection pooler in between", slog.String("pooling", db.pooling.String()))
+	db.opts.Log.LogAttrs(ctx, slog.LevelDebug, "connection pooler in between", slog.String("pooling", db.pooling.String()))
 	if db.pooling == PoolingTransaction {
 		db.config.DefaultQueryExecMode = pgx.QueryExecModeExec // prepared statements stay behind on the pooler's servers
 		db.config.StatementCacheCapacity, db.config.DescriptionCacheCapacity = 0, 0
 	}
-	if err := db.openPool(ctx); err != nil {
-		return nil, err
-	}
-	return db, nil
+	return db.openPool(ctx)
 }
 
 func (db *DB) openPool(ctx context.Context) error {
@@ -99,9 +120,18 @@ func (db *DB) openPool(ctx context.Context) error {
 	return nil
 }
 
-// awaitServer pings until the server answers, an error is final, or Options.WaitForDB is over.
+// reach makes the pool's first connection, which the server has answered on by then.
+func reach(ctx context.Context, pool *pgxpool.Pool) error {
+	conn, err := pool.Acquire(ctx)
+	if err == nil {
+		conn.Release()
+	}
+	return err
+}
+
+// awaitServer connects until the server answers, an error is final, or Options.WaitForDB is over.
 func (db *DB) awaitServer(ctx context.Context, pool *pgxpool.Pool) error {
-	err := pool.Ping(ctx)
+	err := reach(ctx, pool)
 	if err == nil {
 		return nil
 	}
@@ -114,7 +144,7 @@ func (db *DB) awaitServer(ctx context.Context, pool *pgxpool.Pool) error {
 		if !pause(waitCtx, jitter(try, 50*time.Millisecond, time.Second)) {
 			return db.connectFault(ctx, err)
 		}
-		again := pool.Ping(waitCtx)
+		again := reach(waitCtx, pool)
 		if again == nil {
 			return nil
 		}
@@ -134,7 +164,8 @@ func (db *DB) Close() {
 	}
 }
 
-// Pool gives the pool for queries that need no transaction.
+// Pool gives the pool for queries that need no transaction. Who finds it empty waits in a queue, first come, first served, until its context
+// ends: so nobody may ask for a connection while holding one, where many do so at once.
 func (db *DB) Pool() *pgxpool.Pool { return db.pool }
 
 // Log gives the logger that the database was opened with; it is never nil.

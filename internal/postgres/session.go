@@ -77,6 +77,9 @@ func (db *DB) prepareSession(ctx context.Context, conn *pgx.Conn) error {
 	switch db.pooling {
 	case PoolingNone:
 		sql += ";" + db.settingsSQL(majorVersion(pg), false, greeted)
+		if db.poolConfig.MaxConns > defaultMaxConns && db.room.Load() == 0 { // on the first connection; a small pool is not worth the look
+			sql += ";" + roomSQL
+		}
 	case PoolingSession:
 		sql += ";" + db.settingsSQL(majorVersion(pg), false, 0)
 	case PoolingTransaction:
@@ -92,6 +95,9 @@ func (db *DB) prepareSession(ctx context.Context, conn *pgx.Conn) error {
 	db.searchPath.CompareAndSwap(nil, &path)
 	if backend != strconv.FormatUint(uint64(greeted), 10) {
 		db.strangers.Store(true)
+	}
+	if len(results) > 2 {
+		db.noteRoom(results[2])
 	}
 	return nil
 }

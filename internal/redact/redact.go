@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // mask stands where a secret was.
@@ -107,14 +108,17 @@ func isSecret(key string) bool {
 	if key == "passfile" {
 		return false
 	}
-	return slices.ContainsFunc([]string{"pass", "secret", "token", "access_key", "signature", "%"}, func(word string) bool { return strings.Contains(key, word) })
+	if key == "sig" || key == "auth" || key == "key" {
+		return true
+	}
+	return slices.ContainsFunc([]string{"pass", "secret", "token", "access_key", "accesskey", "access-key", "api_key", "apikey", "api-key", "authorization", "credential", "signature", "%"}, func(word string) bool { return strings.Contains(key, word) })
 }
 
 // keyword finds the next keyword with its sign, quoted finds a closed quote and what follows without a space, after a value.
 var (
-	keyword = regexp.MustCompile(`(?:^|\s)([\w%]+)\s*=\s*`)
-	quoted  = regexp.MustCompile(`^'(?s:\\.|[^'\\])*'`)
-	ended   = regexp.MustCompile(`^(?:\s*$|\s+[\w%]+\s*=)`)
+	keyword = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`(?:^|\s)([\w%]+)\s*=\s*`) })
+	quoted  = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^'(?s:\\.|[^'\\])*'`) })
+	ended   = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^(?:\s*$|\s+[\w%]+\s*=)`) })
 )
 
 // ofKeywords masks from a secret keyword's sign to its closing quote or the next keyword. After a value that is followed by anything
@@ -123,7 +127,7 @@ func ofKeywords(s string) []span {
 	var found []span
 	at := 0
 	for at < len(s) {
-		next := keyword.FindStringSubmatchIndex(s[at:])
+		next := keyword().FindStringSubmatchIndex(s[at:])
 		if next == nil {
 			break
 		}
@@ -133,7 +137,7 @@ func ofKeywords(s string) []span {
 		switch {
 		case !isSecret(key):
 			found = append(found, userinfo(s[value:end], value)...)
-		case !ended.MatchString(s[end:]):
+		case !ended().MatchString(s[end:]):
 			return append(found, span{value, len(s)})
 		default:
 			found = append(found, span{value, end})
@@ -145,12 +149,12 @@ func ofKeywords(s string) []span {
 
 func valueEnd(s string) int {
 	if strings.HasPrefix(s, "'") {
-		if closed := quoted.FindStringIndex(s); closed != nil {
+		if closed := quoted().FindStringIndex(s); closed != nil {
 			return closed[1]
 		}
 		return len(s)
 	}
-	if next := keyword.FindStringIndex(s); next != nil && next[0] > 0 {
+	if next := keyword().FindStringIndex(s); next != nil && next[0] > 0 {
 		return next[0]
 	}
 	return len(s)

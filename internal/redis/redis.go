@@ -14,11 +14,13 @@ import (
 	"sync"
 	"time"
 
+	"github.com/redis/go-redis/extra/redisotel/v9"
 	goredis "github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"auditdb/internal/fault"
 	"auditdb/internal/redact"
+	"auditdb/internal/tracing"
 )
 
 const (
@@ -64,6 +66,11 @@ func Open(ctx context.Context, address string, log *slog.Logger) (*Client, error
 	inner, addr, err := newClient(address)
 	if err != nil {
 		return nil, err
+	}
+	if tracing.On() {
+		if err := redisotel.InstrumentTracing(inner, redisotel.WithDBStatement(false), redisotel.WithDialFilter(true), redisotel.WithCallerEnabled(false)); err != nil {
+			return nil, fmt.Errorf("trace Redis: %w", err)
+		}
 	}
 	c := &Client{UniversalClient: inner, addr: addr, log: log}
 	if err := inner.Ping(ctx).Err(); err != nil {

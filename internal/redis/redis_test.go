@@ -259,3 +259,29 @@ func TestBadURL(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What one process says of a dependency another one reads; a foreign value and the end of the time say nothing.
+func TestBreakers(t *testing.T) {
+	t.Parallel()
+	b := redis.Breakers{Client: open(t, pgtest.Redis(t))}
+	ctx := t.Context()
+	is := func(want bool) {
+		t.Helper()
+		if until, err := b.OpenUntil(ctx, "x"); err != nil || until.IsZero() == want {
+			t.Errorf("%s, %v", until, err)
+		}
+	}
+	is(false)
+	if err := b.SetOpen(ctx, "x", time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	is(true)
+	if err := b.SetClosed(ctx, "x"); err != nil {
+		t.Fatal(err)
+	}
+	is(false)
+	if err := b.Client.Set(ctx, "auditdb:breaker:x", "soon", 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	is(false)
+}
