@@ -334,13 +334,15 @@ func (b *batch) rejects() []Reject {
 const reasonOutside = "no partition for its timestamp"
 
 func (b *batch) reasonOutside(micros int64) string {
+	at := audit.MicrosTime(micros)
+	reason := reasonOutside + " " + at.Format(time.RFC3339Nano)
 	if b.whyNot == nil {
-		return reasonOutside
+		return reason + ": --create-partitions makes it"
 	}
-	if why := b.whyNot(audit.MicrosTime(micros)); why != "" {
-		return reasonOutside + ": " + why
+	if why := b.whyNot(at); why != "" {
+		return reason + ": " + why
 	}
-	return reasonOutside
+	return reason
 }
 
 // shareReader is the COPY BINARY stream of a share.

@@ -341,7 +341,7 @@ func TestRejectsSayWhyNoPartitionWasMade(t *testing.T) {
 	var reasons []string
 	b.opts.OnReject = func(r ingest.Reject) { reasons = append(reasons, r.Reason) }
 	rep := b.run(write(t, "log", event("2024-01-05", "2019-01-05")+"\n"))
-	if rep.Rejected != 1 || len(reasons) != 1 || reasons[0] != "no partition for its timestamp: it was pruned" {
+	if rep.Rejected != 1 || len(reasons) != 1 || reasons[0] != "no partition for its timestamp 2019-01-05T06:07:08Z: it was pruned" {
 		t.Errorf("%d rejected: %q", rep.Rejected, reasons)
 	}
 }

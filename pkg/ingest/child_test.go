@@ -70,7 +70,10 @@ func childRun() error {
 	return err
 }
 
-// TestKilledAtRandom kills an ingest ten times, then lets one run to the end: every event is there once, every reject in the file once.
+// killsEnv names how often TestKilledAtRandom kills; ten times by default.
+const killsEnv = "AUDITDB_TEST_KILLS"
+
+// TestKilledAtRandom kills an ingest again and again, then lets one run to the end: every event is there once, every reject in the file once.
 func TestKilledAtRandom(t *testing.T) {
 	t.Parallel()
 	for _, jobs := range []int{1, 3} {
@@ -87,15 +90,18 @@ func TestKilledAtRandom(t *testing.T) {
 				t.Fatal(err)
 			}
 			env := append(os.Environ(), childEnv+"="+url, childFile+"="+file, childKey+"="+key, childRejects+"="+rejects, childJobs+"="+strconv.Itoa(jobs))
-			committed := int64(0)
-			for i := range 10 {
+			kills, committed := 10, int64(0)
+			if n, err := strconv.Atoi(os.Getenv(killsEnv)); err == nil {
+				kills = n
+			}
+			for i := range kills {
 				cmd := exec.CommandContext(t.Context(), os.Args[0])
 				cmd.Env = env
 				if err := cmd.Start(); err != nil {
 					t.Fatal(err)
 				}
 				// Killed once it has committed something new, at no particular point of what it does then.
-				more := committed + int64(100+i*137)
+				more := committed + int64(100+i*137%1000)
 				for deadline := time.Now().Add(20 * time.Second); committed < more && time.Now().Before(deadline); {
 					committed = b.count(`SELECT coalesce(sum(inserted), 0) FROM auditdb.ingest_range`)
 				}

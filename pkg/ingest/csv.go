@@ -57,7 +57,7 @@ func newNativeCSV(header []byte, local *time.Location, unknown bool) (*nativeCSV
 	}
 	switch {
 	case len(seen) == 0:
-		return nil, fault.New(fault.Data, "", "its content is not NDJSON, JSON or a CSV with a known header")
+		return nil, fault.New(fault.Data, "--mapping takes events of any other shape: docs/mapping.md", "its content is not NDJSON, JSON or a CSV with a known header")
 	case foreign != nil && !unknown:
 		return nil, fault.New(fault.Data, "--unknown details puts it into details", "CSV header: unknown column %s", keyName(foreign))
 	}

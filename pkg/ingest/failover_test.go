@@ -181,7 +181,7 @@ func TestOutsideEveryPartition(t *testing.T) {
 		in.WriteString(event("2024-01-05", []string{"2024-01-05", "2024-02-05"}[i%2]) + "\n")
 	}
 	rep := b.run(write(t, "log", in.String()))
-	if rep.Inserted+rep.Rejected+rep.Duplicate != 100 || rep.Rejected == 0 || rep.Rejected > 40 || len(reasons) != int(rep.Rejected) || reasons[0] != "no partition for its timestamp" {
+	if rep.Inserted+rep.Rejected+rep.Duplicate != 100 || rep.Rejected == 0 || rep.Rejected > 40 || len(reasons) != int(rep.Rejected) || reasons[0] != "no partition for its timestamp 2024-02-05T06:07:08Z: --create-partitions makes it" {
 		t.Errorf("report %+v, reasons %v", rep, reasons)
 	}
 	b.checkLeaves()

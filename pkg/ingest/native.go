@@ -18,7 +18,7 @@ type native struct {
 func (m *native) mapRecord(_ context.Context, e *event, rec []byte) error {
 	w := objectWalk{rec: rec}
 	var extra []byte
-	for {
+	for member := 1; ; member++ { // a key can be payload: only its place is told
 		key, ok, err := w.next(&e.scratch)
 		if err != nil {
 			return err
@@ -29,7 +29,7 @@ func (m *native) mapRecord(_ context.Context, e *event, rec []byte) error {
 		c, known := nativeColumn(key)
 		switch {
 		case !known && !m.unknown:
-			return m.prefer(e, rec, badf("unknown key %s", keyName(key)))
+			return m.prefer(e, rec, badf("unknown key (member %d of the record): --unknown details keeps it", member))
 		case !known:
 			if extra, err = w.appendMember(e, extra); err != nil {
 				return err

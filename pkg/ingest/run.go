@@ -21,7 +21,7 @@ const (
 	// DefaultBatchRows is how many records go into a transaction when nothing else is said.
 	DefaultBatchRows = 10000
 	maxBatchBytes    = 4 << 20 // of records; a batch ends after the record that passes it
-	allBatchBytes    = 6 << 20 // shared by the jobs, so that more of them do not need more memory
+	allBatchBytes    = 5 << 20 // shared by the jobs, so that more of them do not need more memory
 	minBatchBytes    = 1 << 20
 	graceTime        = 10 * time.Second // for batches on their way when the run is told to stop
 	blocksAtOnce     = 4
@@ -146,7 +146,11 @@ func newRun(ctx context.Context, o Options) (*run, error) {
 	case !settings.blockIDs:
 		return nil, fault.New(fault.Usage, "insert its rows with SQL and seal them: auditdb integrity seal", "table %s has no room for block ids (its id is an integer): it cannot be ingested into", o.Table)
 	case settings.integrity && o.Log == nil:
-		return nil, fault.New(fault.Config, "make one with auditdb integrity keygen -f FILE and set integrity.key_file", "ingest needs the integrity key: %s has integrity on", o.Table)
+		key, err := partitions.LogKey(ctx, o.DB.Pool())
+		if err != nil {
+			return nil, err
+		}
+		return nil, fault.New(fault.Config, integrity.KeyHint(key), "ingest needs the integrity key: %s has integrity on", o.Table)
 	}
 	if err := checkColumns(ctx, o.DB.Pool(), o.Table.OID); err != nil {
 		return nil, fmt.Errorf("%s: %w", o.Table.String(), err)

@@ -25,7 +25,7 @@ func parseTimestamp(b []byte, local *time.Location) (int64, error) {
 	}
 	if len(rest) == 0 {
 		if local == nil {
-			return 0, badRecord("timestamp has no time zone")
+			return 0, badRecord("timestamp has no time zone: --time-zone says which is meant")
 		}
 		t := time.Date(c.year, time.Month(c.month), c.day, c.hour, c.minute, c.second, c.micro*1000, local)
 		return audit.TimestampMicros(t), nil

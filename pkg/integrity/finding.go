@@ -31,8 +31,10 @@ const (
 	AnchorInvalid       FindingType = "anchor_invalid"
 	KeyUnknown          FindingType = "key_unknown"
 	WrongKey            FindingType = "wrong_key"
-	RedactionUnlogged   FindingType = "redaction_unlogged" // an entry of auditdb.redaction that no record covers
-	RedactionMismatch   FindingType = "redaction_mismatch" // the list of erased rows, or an erased row, is not what was logged
+	RedactionUnlogged   FindingType = "redaction_unlogged"      // an entry of auditdb.redaction that no record covers
+	RedactionMismatch   FindingType = "redaction_mismatch"      // the list of erased rows, or an erased row, is not what was logged
+	RuleMismatch        FindingType = "rule_mismatch"           // a retention policy, floor or hold is not what was logged
+	ArchiveMismatch     FindingType = "archive_digest_mismatch" // an archive, or what is recorded of it, is not what was logged
 	HostileRelation     FindingType = "hostile_relation"
 	SchemaDrift         FindingType = "schema_drift"
 	UncoveredColumn     FindingType = "uncovered_column"
@@ -62,6 +64,17 @@ type Finding struct {
 	Hint      string      `json:"hint"`
 
 	count int64 // how many things it stands for; 0: one
+}
+
+// Add puts findings of severity error into a report that others than Verify have made.
+func (r *Report) Add(t FindingType, partition, detail, hint string) {
+	f := Finding{Type: t, Severity: SeverityError, Detail: detail, Hint: hint}
+	if partition != "" {
+		f.Partition = &partition
+	}
+	r.Findings, r.OK = append(r.Findings, f), false
+	r.FindingsTotal++
+	r.Errors++
 }
 
 func newFinding(t FindingType, format string, args ...any) Finding {

@@ -235,7 +235,7 @@ func (k *Keys) encode() []byte {
 
 // ParseKeys reads the text of a key file. No error shows any part of the secret.
 func ParseKeys(text []byte) (*Keys, error) {
-	const hint = "make one with `auditdb integrity keygen -f FILE`"
+	const hint = "name the log's key file; for a log that has not begun, make one with `auditdb integrity keygen -f FILE`"
 	var keys *Keys
 	var check string
 	for line := range strings.Lines(string(text)) {
@@ -376,4 +376,13 @@ func syncFolder(path string) error {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
+}
+
+// KeyHint says what to do where no key is configured. logKey is the key that the log was last written with, "" for a log that has not begun:
+// only that one may be begun with a new key.
+func KeyHint(logKey string) string {
+	if logKey == "" {
+		return "make a key with auditdb integrity keygen -f FILE, and set integrity.key_file (AUDITDB_INTEGRITY_KEY_FILE) to it"
+	}
+	return "set integrity.key_file (AUDITDB_INTEGRITY_KEY_FILE) to the file of key " + logKey + ", which the log is written with; a new key would not fit it"
 }

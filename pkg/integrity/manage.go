@@ -2,6 +2,7 @@ package integrity
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -142,8 +143,11 @@ func (l *Log) Current(ctx context.Context, db *postgres.DB) (Checkpoint, error) 
 	return l.keys.signAll(cur.edge.size, cur.root, ctl)
 }
 
+// ErrEmptyLog says that the log has not begun.
+var ErrEmptyLog = errors.New("the integrity log is empty")
+
 func emptyLog() error {
-	return fault.New(fault.Refused, "ingest and integrity seal begin it", "the integrity log is empty: it has no checkpoint yet")
+	return fault.New(fault.Refused, "ingest and integrity seal begin it", "%w: it has no checkpoint yet", ErrEmptyLog)
 }
 
 // RootAt gives the root of the log's tree as it was at a size, in base64 as checkpoints have it.

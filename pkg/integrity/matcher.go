@@ -35,7 +35,8 @@ type matcher struct {
 	table   string
 	limit   int64 // bytes that open sets may take
 	used    int64
-	ordered bool // rows come in the order of their ids
+	ordered bool                                                                  // rows come in the order of their ids
+	seen    func(r *copyRow, s *leafSet, at int, leaf [audit.HashSize]byte) error // takes sealed rows; nil: nobody
 
 	partition string // where the rows come from now
 	rows      int64
@@ -80,8 +81,14 @@ func (m *matcher) row(r *copyRow) error {
 		m.second(s, r.id, m.partition)
 		return nil
 	}
-	if first, other := s.take(r.id, at, m.leaf(s, at, r), m.partition); !first {
+	leaf := m.leaf(s, at, r)
+	if first, other := s.take(r.id, at, leaf, m.partition); !first {
 		m.second(s, r.id, other)
+	}
+	if m.seen != nil {
+		if err := m.seen(r, s, at, leaf); err != nil {
+			return err
+		}
 	}
 	if s.complete() {
 		m.close(s)

@@ -88,7 +88,7 @@ func (m *proofMaker) detached(ctx context.Context, p *EventProof, t *Table) ([]s
 	var out []string
 	seen := map[uint32]bool{}
 	for _, c := range candidates {
-		rel, ok, err := findDetached(ctx, m.tx, c.OID, t.Schema, c.Partition.Name)
+		rel, ok, err := findDetached(ctx, m.tx, c.OID, t.Schema, t.Name, c.Partition.Name)
 		if err != nil {
 			return nil, err
 		}

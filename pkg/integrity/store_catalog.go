@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -184,7 +185,9 @@ func parseBound(expr string) (Range, error) {
 }
 
 // boundShape is a date, timestamp or timestamptz in ISO style and UTC; years go beyond 9999 and before Christ.
-var boundShape = regexp.MustCompile(`^'(\d{4,7})-(\d\d)-(\d\d)(?: (\d\d):(\d\d):(\d\d)(?:\.(\d{1,6}))?(?:\+00)?)?( BC)?'$`)
+var boundShape = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^'(\d{4,7})-(\d\d)-(\d\d)(?: (\d\d):(\d\d):(\d\d)(?:\.(\d{1,6}))?(?:\+00)?)?( BC)?'$`)
+})
 
 func parseEnd(s string, open ...string) (time.Time, bool, error) {
 	for _, o := range open {
@@ -192,7 +195,7 @@ func parseEnd(s string, open ...string) (time.Time, bool, error) {
 			return time.Time{}, true, nil
 		}
 	}
-	m := boundShape.FindStringSubmatch(s)
+	m := boundShape().FindStringSubmatch(s)
 	if m == nil {
 		return time.Time{}, false, fmt.Errorf("partition bound %q is not a time", s)
 	}

@@ -14,13 +14,13 @@ import (
 )
 
 const (
-	verdictsSQL = `SELECT table_id, part_from, part_to, ok, log_size, checked_at FROM auditdb.verdict`
+	verdictsSQL = `SELECT table_id, part_from, part_to, ok, log_size, checked_at FROM auditdb.verdict WHERE checked_at <= clock_timestamp()`
 	// A run that began later has the last word.
 	saveVerdictSQL = `
 INSERT INTO auditdb.verdict AS v (table_id, part_from, part_to, ok, log_size, checked_at)
 SELECT * FROM unnest($1::smallint[], $2::timestamptz[], $3::timestamptz[], $4::boolean[], $5::bigint[]) x, (SELECT $6::timestamptz) t
 ON CONFLICT (table_id, part_from, part_to) DO UPDATE SET ok = excluded.ok, log_size = excluded.log_size, checked_at = excluded.checked_at, checked_by = session_user
-WHERE v.checked_at <= excluded.checked_at`
+WHERE v.checked_at <= excluded.checked_at OR v.checked_at > clock_timestamp()`
 )
 
 // SaveVerdicts keeps what a verification that began at a time found of each partition, for prune and for the next verification since then.

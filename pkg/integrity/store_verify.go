@@ -262,12 +262,13 @@ func findRelation(ctx context.Context, q Querier, schema, name string) (relation
 	return r, true, nil
 }
 
-// findDetached looks for the table that a partition became: by oid, else by the name in its record, beside its former parent.
-func findDetached(ctx context.Context, q Querier, oid int64, schema, name string) (relation, bool, error) {
+// findDetached looks for the table that a partition became: by oid, else, where a dump was restored, by the name in its record, beside its former
+// parent or wherever prune has brought it, which its comment says.
+func findDetached(ctx context.Context, q Querier, oid int64, schema, table, name string) (relation, bool, error) {
 	r, err := scanRelation(q.QueryRow(ctx, sqlRelation+`
-WHERE c.relkind = 'r' AND (c.oid::bigint = $1 OR (n.nspname = $2 AND c.relname = $3))
+WHERE c.relkind = 'r' AND (c.oid::bigint = $1 OR c.relname = $3 AND (n.nspname = $2 OR starts_with(obj_description(c.oid, 'pg_class'), $4)))
   AND NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid AND NOT i.inhdetachpending)
-ORDER BY c.oid::bigint = $1 DESC LIMIT 1`, oid, schema, name))
+ORDER BY c.oid::bigint = $1 DESC, n.nspname = $2 DESC LIMIT 1`, oid, schema, name, "auditdb detached "+pgx.Identifier{schema, table}.Sanitize()+" "))
 	if errors.Is(err, pgx.ErrNoRows) {
 		return r, false, nil
 	}
@@ -323,9 +324,36 @@ func lockForReading(ctx context.Context, tx pgx.Tx, rels []unitRelation, wait ti
 
 func (r relation) sanitized() string { return pgx.Identifier{r.schema, r.name}.Sanitize() }
 
-// copySQL reads all rows of one table: in the order of the heap, or in the order of their ids.
-func copySQL(r relation, f audit.Format, ordered bool) string {
+const (
+	// All other plans than a scan of the table from its first page on are ruled out.
+	scanOnlySQL   = `SET LOCAL enable_indexscan = off; SET LOCAL enable_indexonlyscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL max_parallel_workers_per_gather = 0`
+	lieInOrderSQL = `SELECT NOT EXISTS (SELECT FROM (SELECT %[1]s < lag(%[1]s) OVER () AS back FROM ONLY %[2]s) s WHERE back)`
+)
+
+// lieInOrder says whether the rows of a table lie in the order of their ids, as those of one writer do: sorting them would write all of them to the
+// server's disk once more. It stops at the first that does not.
+func lieInOrder(ctx context.Context, tx pgx.Tx, r relation) (yes bool, err error) {
+	point, err := tx.Begin(ctx)
+	if err != nil {
+		return false, fmt.Errorf("read the order of the rows of %s: %w", r.name, err)
+	}
+	defer rollback(ctx, point)
+	if _, err := point.Exec(ctx, scanOnlySQL); err != nil {
+		return false, fmt.Errorf("read the order of the rows of %s: %w", r.name, err)
+	}
+	err = point.QueryRow(ctx, fmt.Sprintf(lieInOrderSQL, pgx.Identifier{idColumn}.Sanitize(), r.sanitized())).Scan(&yes)
+	if err != nil {
+		return false, fmt.Errorf("read the order of the rows of %s: %w", r.name, err)
+	}
+	return yes, nil
+}
+
+// copySQL reads all rows of one table, also columns that no leaf covers where extra names them: in the order of the heap, or in the order of their ids.
+func copySQL(r relation, f audit.Format, extra []audit.Column, ordered bool) string {
 	names := copyColumns(f)
+	for _, c := range extra {
+		names = append(names, c.Name)
+	}
 	for i, n := range names {
 		names[i] = pgx.Identifier{n}.Sanitize()
 	}

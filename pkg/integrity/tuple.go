@@ -17,12 +17,14 @@ type copyRow struct {
 	salt     []byte // nil: NULL, or the format has none
 	key      []byte // value of the partition key
 	recorded []byte // value of recorded_at, nil when there is none
+	fields   []byte // all of them with their lengths
 }
 
 // layout cuts tuples of a format in COPY order: core, personal, salt. Unlike audit.Layout it knows any order of columns and ids of
 // any integer type, as adopted tables have them.
 type layout struct {
 	core, total  int
+	extra        int // columns after the salt that no leaf covers
 	hasSalt      bool
 	id, key, rec int // positions; -1: none
 	idSize       int
@@ -78,10 +80,11 @@ func (l *layout) cut(b []byte, row *copyRow) (n int, err error) {
 	if got := int(binary.BigEndian.Uint16(b)); got != l.total {
 		return 0, fmt.Errorf("%w: %d fields instead of %d", errTuple, got, l.total)
 	}
-	pos, coreEnd, salt := 2, 2, l.total
+	pos, coreEnd, salt := 2, 2, l.total-l.extra
 	if l.hasSalt {
 		salt--
 	}
+	personalEnd := 0
 	row.salt, row.key, row.recorded = nil, nil, nil
 	for i := range l.total {
 		if len(b)-pos < 4 {
@@ -115,14 +118,17 @@ func (l *layout) cut(b []byte, row *copyRow) (n int, err error) {
 			coreEnd = pos
 			row.core = b[2:coreEnd]
 		}
-		if i == salt {
-			row.personal = b[coreEnd:start]
+		if i == salt && l.hasSalt {
 			row.salt = value
 		}
+		if i == salt {
+			personalEnd = start
+		}
 	}
-	if !l.hasSalt {
-		row.personal = b[coreEnd:pos]
+	if salt == l.total {
+		personalEnd = pos
 	}
+	row.personal, row.fields = b[coreEnd:personalEnd], b[2:pos]
 	return pos, nil
 }
 

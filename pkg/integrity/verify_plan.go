@@ -292,7 +292,7 @@ func (p *planner) detached(ctx context.Context, t *tableCheck, n *node, d detach
 	if !p.filter.wants(k) || !p.filter.named(t.schema, d.ref.Name) {
 		return nil
 	}
-	rel, ok, err := findDetached(ctx, p.tx, d.oid, t.schema, d.ref.Name)
+	rel, ok, err := findDetached(ctx, p.tx, d.oid, t.schema, strings.TrimPrefix(t.name, t.schema+"."), d.ref.Name)
 	if err != nil {
 		return err
 	}

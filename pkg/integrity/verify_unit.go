@@ -24,6 +24,7 @@ var errStale = errors.New("partition changed meanwhile")
 type worker struct {
 	v         *verifier
 	rows, aux *pgx.Conn
+	stream    *streaming // rows of one table go somewhere too; nil: they are only compared
 }
 
 func (w *worker) connect(ctx context.Context) (err error) {
@@ -115,6 +116,11 @@ func (w *worker) attempt(ctx context.Context, u *unit, ordered bool, found *coll
 	m.expired = func(s *leafSet) ([]expiredIDs, error) { return w.expired(ctx, s) }
 	if view.erased {
 		m.erased = func(s *leafSet) error { return w.erased(ctx, u.table.id, view.size, s) }
+	}
+	if w.stream != nil {
+		if err := w.stream.begin(ctx, tx, u, m, view.size); err != nil {
+			return res, err
+		}
 	}
 	for _, guarded := range []bool{true, false} { // what cannot be seen is known before anything is judged
 		for i := range u.rels {
@@ -255,13 +261,13 @@ func (v *verifier) trusted(rec *storedRecord, seq int64) (Record, error) {
 // on row security stands for the rows, none of which were seen.
 func (w *worker) read(ctx context.Context, tx pgx.Tx, u *unit, r *unitRelation, m *matcher) error {
 	if !r.rel.rowSecurity {
-		return w.stream(ctx, tx, u, r, m)
+		return w.compare(ctx, tx, u, r, m)
 	}
 	point, err := tx.Begin(ctx)
 	if err != nil {
 		return fmt.Errorf("read the rows of %s: %w", r.name, err)
 	}
-	err = w.stream(ctx, point, u, r, m)
+	err = w.compare(ctx, point, u, r, m)
 	if err == nil {
 		return point.Commit(ctx)
 	}
@@ -272,16 +278,26 @@ func (w *worker) read(ctx context.Context, tx pgx.Tx, u *unit, r *unitRelation, 
 	return point.Rollback(ctx)
 }
 
-// stream compares all rows of one table.
-func (w *worker) stream(ctx context.Context, tx pgx.Tx, u *unit, r *unitRelation, m *matcher) error {
+// compare compares all rows of one table.
+func (w *worker) compare(ctx context.Context, tx pgx.Tx, u *unit, r *unitRelation, m *matcher) error {
 	m.partition = r.name
 	before, told, t := m.rows, m.rows, &throttled{}
 	outside := newOutside(u.table, r, m)
-	reader := tupleReader{layout: u.table.layout, fn: func(row *copyRow) error {
+	lay, sql := u.table.layout, copySQL(r.rel, u.table.format, nil, m.ordered)
+	if w.stream.wants(r) {
+		lay.extra = len(w.stream.Extra)
+		lay.total += lay.extra
+		lie, err := lieInOrder(ctx, tx, r.rel)
+		if err != nil {
+			return err
+		}
+		sql = copySQL(r.rel, u.table.format, w.stream.Extra, !lie)
+	}
+	reader := tupleReader{layout: lay, fn: func(row *copyRow) error {
 		outside.check(row)
 		return m.row(row)
 	}}
-	err := copyTo(ctx, tx.Conn().PgConn(), copySQL(r.rel, u.table.format, m.ordered), func(b []byte) error {
+	err := copyTo(ctx, tx.Conn().PgConn(), sql, func(b []byte) error {
 		w.v.throttle(ctx, t, len(b))
 		if m.rows-told >= progressRows {
 			w.v.progress(m.rows - told)

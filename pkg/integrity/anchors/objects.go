@@ -104,16 +104,16 @@ func (o *objects) Put(ctx context.Context, cp integrity.Checkpoint, beside bool)
 type bucket struct{ b *blob.Bucket }
 
 func openBucket(ctx context.Context, address string) (Anchor, error) {
-	b, err := openS3(ctx, address)
+	b, err := OpenS3(ctx, address)
 	if err != nil {
 		return nil, err
 	}
 	return &objects{name: address, store: bucket{b}}, nil
 }
 
-// openS3 opens s3://bucket/prefix with the parameters that gocloud knows, such as region, endpoint and use_path_style, which an endpoint
+// OpenS3 opens s3://bucket/prefix with the parameters that gocloud knows, such as region, endpoint and use_path_style, which an endpoint
 // of one's own implies.
-func openS3(ctx context.Context, address string) (*blob.Bucket, error) {
+func OpenS3(ctx context.Context, address string) (*blob.Bucket, error) {
 	u, err := url.Parse(address)
 	if err != nil || u.Host == "" {
 		return nil, fault.New(fault.Config, "write s3://bucket/prefix?region=…", "%s names no bucket", postgres.RedactURL(address))

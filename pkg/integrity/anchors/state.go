@@ -32,7 +32,7 @@ func ReadState(ctx context.Context, address string) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		b, err := openS3(ctx, folder)
+		b, err := OpenS3(ctx, folder)
 		if err != nil {
 			return "", err
 		}
@@ -86,7 +86,7 @@ func WriteState(ctx context.Context, address, note string) error {
 		if err != nil {
 			return err
 		}
-		b, err := openS3(ctx, folder)
+		b, err := OpenS3(ctx, folder)
 		if err != nil {
 			return err
 		}
