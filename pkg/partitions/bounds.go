@@ -8,6 +8,9 @@ import (
 	"time"
 )
 
+// shownTime is the layout of times in texts for people.
+const shownTime = "2006-01-02 15:04:05Z"
+
 // Bounds is a half-open range of partition key values [From, To). The times are instants whatever the kind of the key, but for timestamp
 // and date keys, which have no zone: there they are wall-clock readings carried as UTC. See Table.KeyTime.
 type Bounds struct {

@@ -37,7 +37,9 @@ type Problem struct {
 
 // CheckOptions say what is expected.
 type CheckOptions struct {
-	Until time.Time // a key value up to which rows have to find partitions; zero: the end of the next interval
+	Until time.Time     // a key value up to which rows have to find partitions; zero: the end of the next interval
+	Kinds []ProblemKind // only these; none: all
+	Tree  *Tree         // the partitions, where they have just been read; nil: they are read
 }
 
 // checking looks at one table.
@@ -53,19 +55,30 @@ type checking struct {
 // Examine looks for problems of t's partitions. It changes nothing, and waits for table locks as DDL does only to look into the default
 // partition. What cannot be known of a table that is not supported (Table.ReadOnly) is left out.
 func (w *Worker) Examine(ctx context.Context, t Table, o CheckOptions) ([]Problem, error) {
-	tree, err := LoadTree(ctx, w.o.DB.Pool(), t)
-	if err != nil {
-		return nil, err
+	tree := o.Tree
+	if tree == nil {
+		var err error
+		if tree, err = LoadTree(ctx, w.o.DB.Pool(), t); err != nil {
+			return nil, err
+		}
 	}
 	c := &checking{w: w, t: t, o: o, tree: tree, now: t.KeyTime(w.o.Now())}
 	byTime := t.ReadOnly == nil
 	for _, look := range []struct {
 		wanted bool
+		kind   ProblemKind
 		at     func(context.Context) error
 	}{
-		{byTime, c.gaps}, {true, c.overlaps}, {byTime, c.runway}, {byTime, c.defaultRows}, {true, c.pending}, {true, c.orphans}, {true, c.drift}, {true, c.guards},
+		{byTime, ProblemGap, c.gaps},
+		{true, ProblemOverlap, c.overlaps},
+		{byTime, ProblemRunway, c.runway},
+		{byTime, ProblemDefaultRows, c.defaultRows},
+		{true, ProblemDetachPending, c.pending},
+		{true, ProblemOrphan, c.orphans},
+		{true, ProblemDrift, c.drift},
+		{true, ProblemGuard, c.guards},
 	} {
-		if !look.wanted {
+		if !look.wanted || len(o.Kinds) > 0 && !slices.Contains(o.Kinds, look.kind) {
 			continue
 		}
 		if err := look.at(ctx); err != nil {
@@ -236,7 +249,7 @@ func (c *checking) orphans(ctx context.Context) error {
 	}
 	for _, s := range copies {
 		c.add(ProblemOrphan, s.Source.String(), "run auditdb partition "+s.Purpose+" again: it goes on; or take it back with --abort",
-			"a copy of it for partition %s, begun %s, has not ended: changes of its rows are refused meanwhile", s.Purpose, s.StartedAt.UTC().Format(time.RFC3339))
+			"a copy of it for partition %s, begun %s, has not ended: changes of its rows are refused meanwhile", s.Purpose, s.StartedAt.UTC().Format(shownTime))
 	}
 	return nil
 }
@@ -257,11 +270,12 @@ func (c *checking) guards(ctx context.Context) error {
 	}
 	own := byTable[c.t.OID]
 	for _, want := range []struct {
-		bits int16
-		text string
-	}{{triggerUpdate | triggerDelete, "UPDATE OR DELETE"}, {triggerTruncate, "TRUNCATE"}} {
+		bits  int16
+		text  string
+		label string
+	}{{triggerUpdate | triggerDelete, "UPDATE OR DELETE", guardRows}, {triggerTruncate, "TRUNCATE", guardTruncate}} {
 		if c.t.Integrity && !slices.ContainsFunc(own, func(g guard) bool { return g.enabled && g.kind&want.bits == want.bits }) {
-			c.add(ProblemGuard, "", "create or enable the trigger BEFORE "+want.text+" with auditdb.guard() as migrate up made it", "no enabled trigger guards the table against %s", want.text)
+			c.add(ProblemGuard, "", guard{name: joinName(c.t.Schema, c.t.Name, want.label), kind: want.bits}.hint(c.t.Ident(), own), "no enabled trigger guards the table against %s", want.text)
 		}
 	}
 	c.everything(func(p Partition, _ uint32) {
@@ -270,24 +284,24 @@ func (c *checking) guards(ctx context.Context) error {
 		}
 		for _, g := range own {
 			if g.enabled && !slices.ContainsFunc(byTable[p.OID], func(o guard) bool { return o.enabled && o.kind == g.kind }) {
-				c.add(ProblemGuard, p.String(), g.hint(p, byTable[p.OID]), "no enabled trigger like %s of the table guards it", quoteWhereNeeded(g.name))
+				c.add(ProblemGuard, p.String(), g.hint(p.Ident(), byTable[p.OID]), "no enabled trigger like %s of the table guards it", quoteWhereNeeded(g.name))
 			}
 		}
 	})
 	return nil
 }
 
-// hint is the statement that makes p be guarded as the table is by g.
-func (g guard) hint(p Partition, there []guard) string {
+// hint is the statement that makes a table be guarded by g.
+func (g guard) hint(table string, there []guard) string {
 	for _, o := range there {
-		if o.kind == g.kind {
-			return fmt.Sprintf("ALTER TABLE %s ENABLE TRIGGER %s", p.Ident(), pgx.Identifier{o.name}.Sanitize())
+		if o.kind&g.kind == g.kind && !o.enabled {
+			return fmt.Sprintf("ALTER TABLE %s ENABLE TRIGGER %s", table, pgx.Identifier{o.name}.Sanitize())
 		}
 	}
 	if g.kind&triggerTruncate == 0 {
-		return "PostgreSQL clones triggers for rows: create the table's trigger again"
+		return createGuard(g.name, table, guardRows)
 	}
-	return fmt.Sprintf("CREATE TRIGGER %s BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION auditdb.guard()", pgx.Identifier{g.name}.Sanitize(), p.Ident())
+	return createGuard(g.name, table, guardTruncate)
 }
 
 // Worst says whether problems are a reason to fail, as an error of class integrity; nil without any.

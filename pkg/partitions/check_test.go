@@ -303,7 +303,20 @@ func TestCheckGuards(t *testing.T) {
 	}
 	wantProblems(t, b.check(tab, CheckOptions{}))
 	b.exec(`ALTER TABLE audit_log DISABLE TRIGGER ALL`)
-	wantProblems(t, b.check(tab, CheckOptions{}), "missing_guard", "missing_guard")
+	found = b.check(tab, CheckOptions{})
+	wantProblems(t, found, "missing_guard", "missing_guard")
+	for _, p := range found {
+		b.exec(p.Hint)
+	}
+	b.exec(`DROP TRIGGER audit_log_guard ON audit_log; DROP TRIGGER audit_log_guard_truncate ON audit_log`)
+	found = b.check(tab, CheckOptions{})
+	wantProblems(t, found, "missing_guard", "missing_guard")
+	for _, p := range found {
+		b.exec(p.Hint)
+	}
+	if _, err := b.conn().Exec(t.Context(), `UPDATE audit_log SET status = 'x'; TRUNCATE audit_log`); err == nil {
+		t.Error("the hints do not guard the table")
+	}
 	if Worst(0) != nil || fault.ClassOf(Worst(2)) != fault.Integrity {
 		t.Error("class")
 	}

@@ -137,7 +137,7 @@ func (d *ConvertDraft) planConvert(s shape, state convertState, names convertNam
 	add(opSwap, false, "locks: SHARE UPDATE EXCLUSIVE, at the end ACCESS EXCLUSIVE for a moment; "+s.keeps(), swapSQL(s, d, state, names))
 	for _, p := range d.creates {
 		add(opPartitions, false, "new partition", fmt.Sprintf("CREATE TABLE %s (LIKE %s INCLUDING ALL EXCLUDING IDENTITY, CONSTRAINT %s CHECK (%s));\nALTER TABLE %[2]s ATTACH PARTITION %[1]s %[5]s;\nALTER TABLE %[1]s DROP CONSTRAINT %[3]s",
-			p.Ident(), t.Ident(), rangeCheck, t.Key.within(p.Bounds), t.Key.forValues(p.Bounds)))
+			p.Ident(), t.Ident(), rangeCheck, t.Key.within(p.Bounds), t.Key.ForValues(p.Bounds)))
 	}
 	for _, p := range s.publishing {
 		d.Plan.Skipped = append(d.Plan.Skipped, plan.Skip{Name: "publication " + p, Reason: "it publishes the table with others: its subscribers get changes under the names of partitions, unless publish_via_partition_root is set"})
@@ -202,7 +202,7 @@ func checkSQL(t Table, b Bounds, there bool) string {
 	}
 	return strings.Join(append(sql,
 		fmt.Sprintf("ALTER TABLE %s ADD CONSTRAINT %s CHECK (%s) NOT VALID", t.Ident(), convertCheck, t.Key.within(b)),
-		fmt.Sprintf("COMMENT ON CONSTRAINT %s ON %s IS %s", convertCheck, t.Ident(), quoteText(convertMark+t.Key.forValues(b)))), ";\n")
+		fmt.Sprintf("COMMENT ON CONSTRAINT %s ON %s IS %s", convertCheck, t.Ident(), quoteText(convertMark+t.Key.ForValues(b)))), ";\n")
 }
 
 // convertNames are the names that the old table and what belongs to it get.
@@ -245,7 +245,7 @@ func swapSQL(s shape, d *ConvertDraft, state convertState, n convertNames) strin
 	x.makeIndexes()
 	x.makeStatistics()
 	x.makeRules()
-	x.add("ALTER TABLE %s ATTACH PARTITION %s %s", x.t, x.history, s.t.Key.forValues(d.History.Bounds))
+	x.add("ALTER TABLE %s ATTACH PARTITION %s %s", x.t, x.history, s.t.Key.ForValues(d.History.Bounds))
 	x.add("ALTER TABLE %s DROP CONSTRAINT %s", x.history, convertCheck)
 	if len(s.grantees) > 0 {
 		x.add("REVOKE ALL ON TABLE %s FROM %s CASCADE", x.history, sqlList(s.grantees))

@@ -113,7 +113,7 @@ func (f *fan) makeSQL() []string {
 		sql = append(sql, fmt.Sprintf("ALTER TABLE %s ATTACH PARTITION %s %s", shadow, child, place))
 	}
 	for _, p := range f.parts {
-		add(p.Ident(), f.facts.newTableSQL(p.Ident(), parent, fmt.Sprintf("CONSTRAINT %s CHECK (%s)", rangeCheck, f.table.Key.within(p.Bounds))), f.table.Key.forValues(p.Bounds))
+		add(p.Ident(), f.facts.newTableSQL(p.Ident(), parent, fmt.Sprintf("CONSTRAINT %s CHECK (%s)", rangeCheck, f.table.Key.within(p.Bounds))), f.table.Key.ForValues(p.Bounds))
 	}
 	if f.source.Default {
 		rest := f.rest().Ident()
@@ -142,7 +142,7 @@ func (f *fan) swapSQL() []string {
 	parent, shadow := f.table.Ident(), f.shadow().Ident()
 	sql := []string{fmt.Sprintf("ALTER TABLE %s DETACH PARTITION %s", parent, f.source.Ident())}
 	for _, p := range f.parts {
-		sql = append(sql, fmt.Sprintf("ALTER TABLE %s DETACH PARTITION %s", shadow, p.Ident()), fmt.Sprintf("ALTER TABLE %s ATTACH PARTITION %s %s", parent, p.Ident(), f.table.Key.forValues(p.Bounds)))
+		sql = append(sql, fmt.Sprintf("ALTER TABLE %s DETACH PARTITION %s", shadow, p.Ident()), fmt.Sprintf("ALTER TABLE %s ATTACH PARTITION %s %s", parent, p.Ident(), f.table.Key.ForValues(p.Bounds)))
 		sql = append(sql, f.facts.finishSQL(p, rangeCheck)...)
 	}
 	if f.source.Default {

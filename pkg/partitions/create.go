@@ -1,6 +1,7 @@
 package partitions
 
 import (
+	"context"
 	"fmt"
 	"strconv"
 	"strings"
@@ -267,7 +268,7 @@ func (s situation) createSQL(t Table, op createOp, adopt, move bool) string {
 	if move {
 		sql = append(sql, s.moveSQL(t, op)...)
 	}
-	sql = append(sql, fmt.Sprintf("ALTER TABLE %s ATTACH PARTITION %s %s", parent, child, t.Key.forValues(op.part.Bounds)))
+	sql = append(sql, fmt.Sprintf("ALTER TABLE %s ATTACH PARTITION %s %s", parent, child, t.Key.ForValues(op.part.Bounds)))
 	return strings.Join(append(sql, s.finishSQL(op.part, rangeCheck)...), ";\n")
 }
 
@@ -277,10 +278,29 @@ func (f facts) newTableSQL(table, like, check string) string {
 	return strings.Join(append([]string{create}, f.storage...), " ")
 }
 
-// finishSQL is what a partition gets once it is attached, and the check that it loses.
-func (f facts) finishSQL(p Partition, check string) []string {
-	child := p.Ident()
-	sql := []string{fmt.Sprintf("ALTER TABLE %s %s", child, strings.Join(append([]string{"DROP CONSTRAINT " + check}, f.after...), ", "))}
+// FinishSQL are the statements that give a partition, which was made by others and attached, what partition create gives its own: settings of
+// columns, replica identity, guard and grants.
+func FinishSQL(ctx context.Context, q Querier, t Table, p Partition) ([]string, error) {
+	c, err := Load(ctx, q, t)
+	if err != nil {
+		return nil, err
+	}
+	f, err := readFacts(ctx, q, t, newestPlain(c), nil)
+	if err != nil {
+		return nil, err
+	}
+	return f.finishSQL(p, ""), nil
+}
+
+// finishSQL is what a partition gets once it is attached, and the check that it loses; "": none.
+func (f facts) finishSQL(p Partition, check string) (sql []string) {
+	child, actions := p.Ident(), f.after
+	if check != "" {
+		actions = append([]string{"DROP CONSTRAINT " + check}, f.after...)
+	}
+	if len(actions) > 0 {
+		sql = append(sql, fmt.Sprintf("ALTER TABLE %s %s", child, strings.Join(actions, ", ")))
+	}
 	if f.replicaIndex != 0 {
 		sql = append(sql, replicaSQL(p, f.replicaIndex))
 	}

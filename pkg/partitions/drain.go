@@ -149,7 +149,7 @@ func (w *Worker) leftCopy(ctx context.Context, d *Draft) (stale *CopyState, err 
 		ops[i] = createOp{part: p}
 	}
 	s := going.step(ops)
-	s.Reason = fmt.Sprintf("goes on with what an interrupted run has begun at %s; ", left.StartedAt.UTC().Format(time.RFC3339)) + s.Reason
+	s.Reason = fmt.Sprintf("goes on with what an interrupted run has begun at %s; ", left.StartedAt.UTC().Format(shownTime)) + s.Reason
 	d.Plan = plan.Plan{Action: "partition." + going.purpose + " " + t.String(), AsOf: w.o.Now(), Steps: []plan.Step{s}, KeepGoing: true}
 	d.creates = ops
 	return nil, w.refuseFan(ctx, going)
@@ -296,7 +296,7 @@ func (w *Worker) DraftAbort(ctx context.Context, t Table, purpose string) (*Draf
 		if s.Purpose == purpose {
 			d.Plan.Steps = append(d.Plan.Steps, plan.Step{
 				Name: s.Source.String(), SQL: s.head.endSQL(s.Source) + ";\nDROP TABLE " + s.Target.Ident(), Op: s,
-				Reason: fmt.Sprintf("takes back the copy that was begun at %s; no row is lost, all are still in the table; locks: ACCESS EXCLUSIVE, for a moment", s.StartedAt.UTC().Format(time.RFC3339)),
+				Reason: fmt.Sprintf("takes back the copy that was begun at %s; no row is lost, all are still in the table; locks: ACCESS EXCLUSIVE, for a moment", s.StartedAt.UTC().Format(shownTime)),
 			})
 		}
 	}

@@ -98,7 +98,7 @@ func TestAttachDoesNotScan(t *testing.T) {
 			key := Key{Column: "at", Kind: KeyKind(literals[0])}
 			ranges := []Bounds{{From: at(t, "2026-01-01"), To: at(t, "2026-02-01")}, {From: at(t, "2026-02-01"), To: at(t, "2026-03-01")}, {From: at(t, "2026-06-01"), To: at(t, "2026-07-01")}}
 			for i, r := range ranges {
-				b.exec(fmt.Sprintf("CREATE TABLE public.p%d PARTITION OF public.ev %s", i, key.forValues(r)))
+				b.exec(fmt.Sprintf("CREATE TABLE public.p%d PARTITION OF public.ev %s", i, key.ForValues(r)))
 			}
 			b.exec("CREATE TABLE public.rest (at " + kind + ", CHECK (" + key.outside(ranges) + "))")
 			config, err := pgx.ParseConfig(b.url)
@@ -116,7 +116,7 @@ func TestAttachDoesNotScan(t *testing.T) {
 			for _, sql := range []string{
 				"SET client_min_messages = debug1", "ALTER TABLE public.ev ATTACH PARTITION public.rest DEFAULT",
 				"ALTER TABLE public.rest ADD CHECK (" + key.outside([]Bounds{more}) + ")", "CREATE TABLE public.p9 (at " + kind + ", CHECK (" + key.within(more) + "))",
-				"ALTER TABLE public.ev ATTACH PARTITION public.p9 " + key.forValues(more),
+				"ALTER TABLE public.ev ATTACH PARTITION public.p9 " + key.ForValues(more),
 			} {
 				if _, err := conn.Exec(t.Context(), sql); err != nil {
 					t.Fatal(sql, err)

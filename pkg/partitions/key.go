@@ -97,6 +97,25 @@ type Key struct {
 	LeastV7 bool
 }
 
+// Text is the least value of the key that is not before at, as text for a parameter of the key's type.
+func (k Key) Text(at time.Time) string {
+	unit := time.Microsecond
+	switch k.Kind {
+	case KeyDate:
+		unit = 24 * time.Hour
+	case KeyEpochS:
+		unit = time.Second
+	case KeyUUIDv7, KeyEpochMS:
+		unit = time.Millisecond
+	case KeyTimestamptz, KeyTimestamp, KeyEpochUS, KeyEpochNS:
+	}
+	at = at.UTC()
+	if whole := at.Truncate(unit); whole.Before(at) {
+		at = whole.Add(unit)
+	}
+	return strings.Trim(k.literal(at), "'")
+}
+
 // literal writes a key value as an SQL literal that means the same under every DateStyle and TimeZone.
 func (k Key) literal(at time.Time) string {
 	switch k.Kind {
@@ -124,8 +143,8 @@ func (k Key) literal(at time.Time) string {
 	return "'" + text + era + "'"
 }
 
-// forValues is the range as ALTER TABLE … ATTACH PARTITION takes it.
-func (k Key) forValues(b Bounds) string {
+// ForValues is the range as ALTER TABLE … ATTACH PARTITION takes it.
+func (k Key) ForValues(b Bounds) string {
 	from, to := "MINVALUE", "MAXVALUE"
 	if !b.FromMin {
 		from = k.literal(b.From)
@@ -258,7 +277,7 @@ func (t *Table) learn(exprs []string) {
 // parse is ParseBounds for bounds that must also be written as literal writes them, so that new ones touch them.
 func (k Key) parse(expr string) (b Bounds, isDefault bool, err error) {
 	b, isDefault, err = ParseBounds(expr, k.Kind)
-	if err == nil && !isDefault && k.Kind == KeyUUIDv7 && k.forValues(b) != expr {
+	if err == nil && !isDefault && k.Kind == KeyUUIDv7 && k.ForValues(b) != expr {
 		err = fault.New(fault.Data, "", "partition bounds %q: the uuids of other bounds are of another style", expr)
 	}
 	return b, isDefault, err

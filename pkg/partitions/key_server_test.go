@@ -40,7 +40,7 @@ func TestKeyKindsOnServer(t *testing.T) {
 			first := Bounds{From: at(t, "2026-08-31T22:00:00Z"), To: at(t, "2026-09-30T22:00:00Z")}
 			b.exec(fmt.Sprintf(`CREATE TABLE public.%[1]s (k %[2]s NOT NULL, n int) PARTITION BY RANGE (k); CREATE TABLE public."first of %[1]s" PARTITION OF public.%[1]s %[3]s;
 				CREATE TABLE public.%[1]s_rest PARTITION OF public.%[1]s DEFAULT`,
-				k.name, k.typ, key.forValues(first)))
+				k.name, k.typ, key.ForValues(first)))
 			tab := b.table("public." + k.name)
 			if tab.Key != key || tab.ReadOnly != nil {
 				t.Fatalf("%+v %v", tab.Key, tab.ReadOnly)

@@ -58,9 +58,9 @@ func TestKeyKindsRoundTrip(t *testing.T) {
 			return time.Unix(rapid.Int64Range(limits.From.Unix(), limits.To.Unix()).Draw(t, label)/86400*86400, 0).UTC()
 		}
 		b := Bounds{From: draw("from"), To: draw("to"), FromMin: rapid.Bool().Draw(t, "min"), ToMax: rapid.Bool().Draw(t, "max")}
-		got, _, err := key.parse(key.forValues(b))
+		got, _, err := key.parse(key.ForValues(b))
 		if err != nil || !got.Equal(b) {
-			t.Fatalf("%+v: %s became %s: %v", key, key.forValues(b), got.Text(), err)
+			t.Fatalf("%+v: %s became %s: %v", key, key.ForValues(b), got.Text(), err)
 		}
 	})
 }
@@ -99,10 +99,10 @@ func TestInferEpoch(t *testing.T) {
 	open := Bounds{FromMin: true, To: at(t, "1990-01-01")}
 	for _, kind := range epochKinds() {
 		key := Key{Kind: kind}
-		if got, ok := inferEpoch([]string{"DEFAULT", key.forValues(month), key.forValues(open)}); !ok || got != kind {
+		if got, ok := inferEpoch([]string{"DEFAULT", key.ForValues(month), key.ForValues(open)}); !ok || got != kind {
 			t.Errorf("%s: %s %v", kind, got, ok)
 		}
-		if got, ok := inferEpoch([]string{key.forValues(month), key.forValues(Bounds{From: at(t, "2201-01-01"), ToMax: true})}); ok {
+		if got, ok := inferEpoch([]string{key.ForValues(month), key.ForValues(Bounds{From: at(t, "2201-01-01"), ToMax: true})}); ok {
 			t.Errorf("%s: one bound is not likely, but %s", kind, got)
 		}
 	}
@@ -125,7 +125,7 @@ func FuzzParseKeyBounds(f *testing.F) {
 			return
 		}
 		key := Key{Column: "k", Kind: kind, LeastV7: strings.Contains(from, leastV7)}
-		if again, _, err := ParseBounds(key.forValues(b), kind); err != nil || !again.Equal(b) {
+		if again, _, err := ParseBounds(key.ForValues(b), kind); err != nil || !again.Equal(b) {
 			t.Errorf("%s %q: %s became %s: %v", kind, expr, b.Text(), again.Text(), err)
 		}
 	})

@@ -13,6 +13,7 @@ type EventKind string
 const (
 	EventAttached EventKind = "attached" // a new partition is there
 	EventDetached EventKind = "detached" // intent: it is going to be detached
+	EventReturned EventKind = "returned" // the one that was detached is attached again, with its rows
 	EventPruned   EventKind = "pruned"   // it was dropped
 	EventMoved    EventKind = "moved"    // rows went from one partition to another
 )

@@ -117,7 +117,7 @@ func TestLiteralsRoundTrip(t *testing.T) {
 			return time.UnixMicro(us).UTC()
 		}
 		b := Bounds{From: draw("from"), To: draw("to"), FromMin: rapid.Bool().Draw(t, "min"), ToMax: rapid.Bool().Draw(t, "max")}
-		got, _, err := ParseBounds(Key{Column: "k", Kind: kind}.forValues(b), kind)
+		got, _, err := ParseBounds(Key{Column: "k", Kind: kind}.ForValues(b), kind)
 		if err != nil || !got.Equal(b) {
 			t.Fatalf("%s became %s: %v", b.Text(), got.Text(), err)
 		}
@@ -132,7 +132,7 @@ func FuzzParseBounds(f *testing.F) {
 		if err != nil || isDefault || b.FromMin || b.ToMax {
 			return
 		}
-		again, _, err := ParseBounds(Key{Column: "k", Kind: KeyTimestamptz}.forValues(b), KeyTimestamptz)
+		again, _, err := ParseBounds(Key{Column: "k", Kind: KeyTimestamptz}.ForValues(b), KeyTimestamptz)
 		if err != nil || !again.Equal(b) {
 			t.Errorf("%q: %s became %s: %v", expr, b.Text(), again.Text(), err)
 		}

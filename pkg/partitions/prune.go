@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -46,6 +45,9 @@ type PruneOptions struct {
 	// Recheck looks at a detached partition, which is locked and has so many rows, before it is dropped. Where it refuses (class refused)
 	// the partition is attached again. nil: nobody looks.
 	Recheck func(ctx context.Context, tx pgx.Tx, p Partition, rows int64) error
+	// Vet looks at the partitions that are going to be dropped, under the table's lock and before anything is done, and says which of them have to
+	// stay after all, by oid. nil: nobody looks.
+	Vet func(ctx context.Context, goes []Partition) (map[uint32]Reason, error)
 	// MaxClockSkew is how far the clocks of client and server may be apart. 0: the default, MaxClockSkew.
 	MaxClockSkew time.Duration
 
@@ -62,27 +64,11 @@ type PruneDraft struct {
 	Goes    []Partition // what is dropped or detached
 	Kept    []Kept
 	Pending []Partition // whose detach has not ended; that is done first
+	Back    []Partition // what an interrupted prune has taken out of the table and has to stay: it is attached again
 	user    string
 	attic   string // where detached partitions go, unquoted; "": they stay
 	options PruneOptions
 }
-
-// pruneOp is what the executor needs of a step.
-type pruneOp struct {
-	part Partition
-	kind pruneKind
-}
-
-type pruneKind int
-
-const (
-	opFinalize pruneKind = iota
-	opUnmark
-	opDetach
-	opDetachConcurrently
-	opMove
-	opDrop
-)
 
 // DraftPrune reads the table and plans which partitions to prune. It changes nothing, and refuses when the clocks disagree.
 func (w *Worker) DraftPrune(ctx context.Context, t Table, o PruneOptions) (*PruneDraft, error) {
@@ -234,10 +220,10 @@ func (d *PruneDraft) choose(c *Catalog, rule Rule, now time.Time, named string) 
 	for _, p := range begun {
 		switch reason := rule.reason(p, now); {
 		case reason != "":
-			kept = append(kept, Kept{Partition: p, Reason: reason})
+			kept, d.Back = append(kept, Kept{Partition: p, Reason: reason}), append(d.Back, p)
 		case d.Action != Drop:
 		case rule.MaxDrop > 0 && rule.taken >= rule.MaxDrop:
-			kept = append(kept, Kept{Partition: p, Reason: KeptMaxDrop})
+			kept, d.Back = append(kept, Kept{Partition: p, Reason: KeptMaxDrop}), append(d.Back, p)
 		default:
 			rule.taken++
 			goes = append(goes, p)
@@ -252,11 +238,42 @@ func (d *PruneDraft) choose(c *Catalog, rule Rule, now time.Time, named string) 
 	return d.only(named)
 }
 
+// vet asks PruneOptions.Vet about what would go.
+func (d *PruneDraft) vet(ctx context.Context) error {
+	if d.options.Vet == nil || d.Action != Drop || len(d.Goes) == 0 {
+		return nil
+	}
+	reasons, err := d.options.Vet(ctx, d.Goes)
+	if err != nil {
+		return err
+	}
+	stays := func(p Partition) bool { return reasons[p.OID] != "" }
+	for _, p := range d.Goes {
+		if !stays(p) {
+			continue
+		}
+		k := Kept{Partition: p, Reason: reasons[p.OID]}
+		if d.options.Partition != "" {
+			return refuseKept(k)
+		}
+		if d.Kept = append(d.Kept, k); p.State != Attached {
+			d.Back = append(d.Back, p)
+		}
+	}
+	if n := len(d.Goes); n > 0 {
+		if d.Goes = slices.DeleteFunc(d.Goes, stays); len(d.Goes) < n {
+			d.Plan.Steps, d.Pending = nil, nil
+			d.steps()
+		}
+	}
+	return nil
+}
+
 // only leaves nothing but the partition that the user named, and refuses when it has to be kept.
 func (d *PruneDraft) only(named string) error {
 	is := func(p Partition) bool { return named == p.Name || named == p.String() || named == p.Ident() }
 	if i := slices.IndexFunc(d.Goes, is); i >= 0 {
-		d.Goes, d.Kept = []Partition{d.Goes[i]}, nil
+		d.Goes, d.Kept, d.Back = []Partition{d.Goes[i]}, nil, nil
 		return nil
 	}
 	i := slices.IndexFunc(d.Kept, func(k Kept) bool { return is(k.Partition) })
@@ -337,127 +354,4 @@ func (w *Worker) leaveOut(ctx context.Context, q Querier, d *PruneDraft, named s
 		return left[0]
 	}
 	return nil
-}
-
-// finalize plans to end what an interrupted prune, or somebody else, has begun: a detach that is pending, and the way of a detached table to
-// its schema.
-func (d *PruneDraft) finalize() {
-	for _, p := range d.Catalog.All() {
-		if p.State == DetachPending {
-			d.Pending = append(d.Pending, p)
-			d.add(p, opFinalize, false, "its detach has not ended, and no other partition can be detached before; locks: SHARE UPDATE EXCLUSIVE on the table",
-				"ALTER TABLE "+d.Table.Ident()+" DETACH PARTITION "+p.Ident()+" FINALIZE")
-			d.move(p, p.attic)
-		}
-	}
-	for _, p := range d.Catalog.Leftovers() {
-		d.move(p, p.attic)
-	}
-}
-
-// move plans to bring a table that is detached by then to its schema.
-func (d *PruneDraft) move(p Partition, attic string) {
-	if attic == "" || attic == p.Schema {
-		return
-	}
-	p.attic = attic
-	d.add(p, opMove, false, "that is where detached partitions go; locks: ACCESS EXCLUSIVE on the detached table alone", moveSchemaSQL(p))
-}
-
-// steps turns the choice into a plan: what is pending first, then one partition after the other.
-func (d *PruneDraft) steps() {
-	d.finalize()
-	goes := map[uint32]bool{}
-	for _, p := range d.Goes {
-		goes[p.OID] = true
-	}
-	for _, p := range d.Catalog.All() {
-		if p.mark != "" && p.State == Attached && !goes[p.OID] {
-			d.add(p, opUnmark, false, "it carries the mark of a prune that was interrupted, and stays", commentSQL(p, p.comment))
-		}
-	}
-	for _, p := range d.Goes {
-		d.prune(p)
-	}
-}
-
-func (d *PruneDraft) prune(p Partition) {
-	if p.State == Attached {
-		kind, how := opDetachConcurrently, " CONCURRENTLY"
-		locks := "locks: SHARE UPDATE EXCLUSIVE on the table (readers and writers go on)"
-		if d.Catalog.Default() != nil {
-			kind, how, locks = opDetach, "", "locks: ACCESS EXCLUSIVE on table, partition and default partition, for a moment"
-		}
-		sql := "ALTER TABLE " + d.Table.Ident() + " DETACH PARTITION " + p.Ident() + how
-		sql = commentSQL(p, d.Table.mark(p, d.Action, d.attic)) + ";\n" + sql
-		d.add(p, kind, true, d.why()+"; "+locks, sql)
-	}
-	d.move(p, d.attic)
-	if d.Action == Drop {
-		reason := "its rows are not needed any more; locks: ACCESS EXCLUSIVE on the detached table alone"
-		if p.State != Attached {
-			reason = "an interrupted prune has left it; locks: ACCESS EXCLUSIVE on the detached table alone"
-		}
-		d.add(p, opDrop, true, reason, "DROP TABLE "+p.Ident())
-	}
-}
-
-// why says why partitions go.
-func (d *PruneDraft) why() string {
-	if d.options.Decide != nil {
-		return "every row in it is past its rule"
-	}
-	return "all of it is older than " + d.Cutoff.UTC().Format(time.RFC3339)
-}
-
-func (d *PruneDraft) add(p Partition, kind pruneKind, destructive bool, reason, sql string) {
-	if role := d.role(p); role != "" {
-		local := "LOCAL "
-		if kind == opDetachConcurrently || kind == opFinalize {
-			local = ""
-		}
-		sql = "SET " + local + "ROLE " + pgx.Identifier{role}.Sanitize() + ";\n" + sql
-	}
-	d.Plan.Steps = append(d.Plan.Steps, plan.Step{
-		Name: p.String(), SQL: sql, Reason: reason, Destructive: destructive, Group: p.String(), Op: pruneOp{part: p, kind: kind},
-		NoTx: kind == opDetachConcurrently || kind == opFinalize,
-	})
-}
-
-// role is what to become for work on p: the table's owner, or "" where p belongs to somebody else, because then only the connected user may
-// have rights on both.
-func (d *PruneDraft) role(p Partition) string {
-	if d.user == d.Table.Owner || p.Owner != d.Table.Owner {
-		return ""
-	}
-	return d.Table.Owner
-}
-
-func moveSchemaSQL(p Partition) string {
-	return "ALTER TABLE " + p.Ident() + " SET SCHEMA " + pgx.Identifier{p.attic}.Sanitize()
-}
-
-func commentSQL(p Partition, comment string) string {
-	text := "NULL"
-	if comment != "" {
-		text = quoteText(comment)
-	}
-	return "COMMENT ON TABLE " + p.Ident() + " IS " + text
-}
-
-// Question is what the user is asked to confirm.
-func (d *PruneDraft) Question() string {
-	names := make([]string, 0, 3)
-	for i, p := range d.Goes {
-		if i == 3 {
-			names = append(names, "…")
-			break
-		}
-		names = append(names, p.Name)
-	}
-	noun := "partitions"
-	if len(d.Goes) == 1 {
-		noun = "partition"
-	}
-	return fmt.Sprintf("%s %d %s of %s (%s)", d.Action, len(d.Goes), noun, d.Table, strings.Join(names, ", "))
 }

@@ -97,6 +97,18 @@ func TestPruneGuards(t *testing.T) {
 			"audit_log_2024_02",
 			map[string]Reason{"audit_log_2024_01": KeptNotArchived},
 		},
+		"erased since it was archived": {
+			`INSERT INTO auditdb.policy (table_id, name, keep) VALUES (1, 'base', '1 year');
+			 INSERT INTO auditdb.archive (table_id, part_name, part_from, part_to, url, format, rows, bytes, sha256, root, log_size, verified_at)
+			 VALUES (1, 'x', '2024-02-01Z', '2024-03-01Z', 'u', 'f', 1, 1, '', '', 5, now()), (1, 'y', '2024-01-01Z', '2024-02-01Z', 'v', 'f', 1, 1, '', '', 5, now());
+			 SET LOCAL session_replication_role = replica;
+			 INSERT INTO auditdb.leaf (seq, table_id, part_from, part_to, min_id, max_id, n, ids, leaves) VALUES (1, 1, '2024-01-01Z', '2024-02-01Z', 1, 1, 1, '', sha256('')),
+			   (2, 1, '2024-02-01Z', '2024-03-01Z', 11, 20, 1, '', sha256(''));
+			 INSERT INTO auditdb.redaction (table_id, id, seq, pers_commit) VALUES (1, 1, 4, sha256('')), (1, 15, 5, sha256(''))`,
+			PruneOptions{},
+			"audit_log_2024_01",
+			map[string]Reason{"audit_log_2024_02": KeptNotArchived},
+		},
 		"hold":          {`INSERT INTO auditdb.hold (span, principal_id, reason) VALUES ('[2024-01-31T23:00Z,2024-02-01Z]', 'x', 'lawsuit')`, before(t, "2025-01-01"), "audit_log_2024_03", map[string]Reason{"audit_log_2024_01": KeptHold, "audit_log_2024_02": KeptHold}},
 		"released hold": {`INSERT INTO auditdb.hold (reason, released_at, released_by) VALUES ('lawsuit', now(), 'me')`, PruneOptions{OlderThan: before(t, "2024-02-01").OlderThan}, "audit_log_2024_01", nil},
 		"max drop":      {``, PruneOptions{OlderThan: before(t, "2025-01-01").OlderThan, MaxDrop: &one}, "audit_log_2024_01", map[string]Reason{"audit_log_2024_02": KeptMaxDrop}},

@@ -83,7 +83,8 @@ func TestPruneBesideAutovacuum(t *testing.T) {
 	}
 }
 
-// Nor does autovacuum of a default partition, which new partitions need for a moment, keep them from being made.
+// Nor does autovacuum of a default partition, which new partitions need for a moment, keep them from being made, also where a reader stays
+// until the next worker is at it.
 func TestCreateBesideAutovacuum(t *testing.T) {
 	t.Parallel()
 	server := pgtest.Server(t, func(o *embedded.Options) {
@@ -93,13 +94,35 @@ func TestCreateBesideAutovacuum(t *testing.T) {
 	b := on(t, server.URL("postgres"),
 		`CREATE TABLE events (k timestamptz, a text) PARTITION BY RANGE (k)`, `CREATE TABLE rest PARTITION OF events DEFAULT`,
 		`INSERT INTO events SELECT '2024-01-05Z', repeat('x', 1000) FROM generate_series(1, 3000)`, `DELETE FROM rest WHERE ctid < '(200,0)'`)
-	await(t, "autovacuum of the default partition", func() bool {
-		return value[int64](b, `SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'autovacuum worker' AND query LIKE 'autovacuum: VACUUM%public.rest%'`) == 1
-	})
-	b.o.Wait = 5 * time.Second
+	worker := func() int64 {
+		return value[int64](b, `SELECT coalesce(min(l.pid), 0) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+WHERE a.backend_type = 'autovacuum worker' AND l.relation = 'public.rest'::regclass AND l.mode = 'ShareUpdateExclusiveLock' AND l.granted`)
+	}
+	await(t, "autovacuum of the default partition", func() bool { return worker() != 0 })
+	first := worker()
+	reader, err := b.conn().Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := reader.Exec(t.Context(), "LOCK TABLE public.rest IN ACCESS SHARE MODE"); err != nil {
+		t.Fatal(err)
+	}
+	b.o.Wait = time.Minute // the vacuum would take an hour
 	b.w = NewWorker(b.o)
-	if made := b.create(b.table("events"), exactly(t, "2026-04-01", "2026-06-01")); len(made) != 2 {
-		t.Errorf("%+v", made)
+	tab, ask := b.table("events"), exactly(t, "2026-04-01", "2026-06-01")
+	ended := make(chan error, 1)
+	var made []Created
+	go func() {
+		var err error
+		made, _, err = b.tryCreate(tab, ask)
+		ended <- err
+	}()
+	await(t, "another worker", func() bool { pid := worker(); return pid != 0 && pid != first })
+	if err := reader.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err != nil || len(made) != 2 {
+		t.Errorf("%+v, %v", made, err)
 	}
 }
 

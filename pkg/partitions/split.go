@@ -95,7 +95,7 @@ func (w *Worker) splitParts(ctx context.Context, f *fan, c *Catalog) (resumes st
 	if left != nil {
 		if parts, ok := left.parts(f.table, c); ok && sameBounds(parts, pieces) {
 			f.parts = parts
-			return fmt.Sprintf("goes on with what an interrupted run has begun at %s; ", left.StartedAt.UTC().Format(time.RFC3339)), nil
+			return fmt.Sprintf("goes on with what an interrupted run has begun at %s; ", left.StartedAt.UTC().Format(shownTime)), nil
 		}
 		f.stale = left
 	}

@@ -183,7 +183,7 @@ func (t Table) markPrefix(a Action) string {
 }
 
 func (t Table) mark(p Partition, a Action, attic string) string {
-	text := t.markPrefix(a) + t.Key.forValues(p.Bounds)
+	text := t.markPrefix(a) + t.Key.ForValues(p.Bounds)
 	if attic != "" {
 		text += markAttic + pgx.Identifier{attic}.Sanitize()
 	}

@@ -151,6 +151,9 @@ func (w *Worker) draftInPlace(ctx context.Context, d *AdoptDraft) (err error) {
 		return w.planRegister(ctx, d)
 	}
 	d.Plan.Steps = append(d.Plan.Steps, plan.Step{Name: d.Table.String(), SQL: registration(d.Table, *o.Register), Reason: "managed from now on; in the transaction of the swap", Op: opAdoptRegister})
+	if d.Row.Integrity {
+		d.Plan.Steps = append(d.Plan.Steps, plan.Step{Name: d.Table.String(), SQL: guardInPlaceSQL(d.Table), Reason: "keeps rows from being changed by accident; in the same transaction", Op: opAdoptRegister})
+	}
 	return nil
 }
 
@@ -337,7 +340,7 @@ func (w *Worker) draftTarget(ctx context.Context, d *AdoptDraft, have map[string
 	}
 	for _, b := range ranges {
 		wanted = append(wanted, t.PartitionName(b))
-		c.make = append(c.make, fmt.Sprintf("CREATE TABLE %s PARTITION OF %s %s", pgx.Identifier{t.Schema, t.PartitionName(b)}.Sanitize(), c.target.Ident(), t.Key.forValues(b)))
+		c.make = append(c.make, fmt.Sprintf("CREATE TABLE %s PARTITION OF %s %s", pgx.Identifier{t.Schema, t.PartitionName(b)}.Sanitize(), c.target.Ident(), t.Key.ForValues(b)))
 	}
 	taken, err := texts(ctx, q, inSchemaSQL, t.Schema, wanted)
 	if err == nil && len(taken) > 0 {

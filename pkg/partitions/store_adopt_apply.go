@@ -118,13 +118,22 @@ func (x *adopting) swap(ctx context.Context, tx pgx.Tx) ([]Event, error) {
 
 // adoptGuardsSQL gives a table what the first migration gives public.audit_log besides columns. It ends as the connected user.
 func adoptGuardsSQL(t Table, owner string) string {
-	name := func(label string) string { return pgx.Identifier{joinName(t.Schema, t.Name, label)}.Sanitize() }
 	return fmt.Sprintf(`RESET ROLE; %s;
-CREATE OR REPLACE TRIGGER %s BEFORE UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION auditdb.guard();
-CREATE OR REPLACE TRIGGER %s BEFORE TRUNCATE ON %[3]s FOR EACH STATEMENT EXECUTE FUNCTION auditdb.guard();
+%s;
 GRANT INSERT, SELECT ON TABLE %[3]s TO auditdb_ingest;
 GRANT SELECT ON TABLE %[3]s TO auditdb_reader;
-RESET ROLE`, become(owner), name("guard"), t.Ident(), name("guard_truncate"))
+RESET ROLE`, become(owner), guardsSQL(t), t.Ident())
+}
+
+// guardsSQL makes both guards of a table.
+func guardsSQL(t Table) string {
+	return createGuard(joinName(t.Schema, t.Name, guardRows), t.Ident(), guardRows) + ";\n" + createGuard(joinName(t.Schema, t.Name, guardTruncate), t.Ident(), guardTruncate)
+}
+
+// guardInPlaceSQL guards a table that keeps its owner, who makes the guards of partitions later and has to see their function. It ends as the
+// connected user.
+func guardInPlaceSQL(t Table) string {
+	return fmt.Sprintf("RESET ROLE; GRANT USAGE ON SCHEMA auditdb TO %s; %s;\n%s;\nRESET ROLE", pgx.Identifier{t.Owner}.Sanitize(), become(t.Owner), guardsSQL(t))
 }
 
 // finish registers the table, and gives the partitions what they lack. It is safe to repeat.

@@ -13,27 +13,41 @@ import (
 )
 
 const (
-	// Definitions come without the names of table and index: as search_path is empty, both stand before the rest as they are quoted here.
+	// Definitions come without the names of table and index: as search_path is empty, both stand before the rest as they are quoted here. What a
+	// partition has from its table is not written out again, and partitions that look the same are one row: there may be thousands.
 	looksSQL = `
-SELECT c.oid, coalesce((SELECT h.inhparent FROM pg_inherits h WHERE h.inhrelid = c.oid), 0), pg_get_userbyid(c.relowner)::text,
-  ARRAY(SELECT o COLLATE "C" FROM unnest(c.reloptions) o UNION ALL SELECT 'toast.' || o FROM pg_class tt, unnest(tt.reloptions) o WHERE tt.oid = c.reltoastrelid ORDER BY 1),
-  CASE WHEN p.relrowsecurity OR p.relforcerowsecurity THEN '{}' ELSE ARRAY(
-    SELECT x.privilege_type || ' TO ' || CASE WHEN x.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END || CASE WHEN x.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
-    FROM aclexplode(c.relacl) x WHERE x.grantee <> c.relowner ORDER BY 1) END,
-  ARRAY(SELECT CASE WHEN x.indisunique THEN 'UNIQUE ' ELSE '' END || substr(pg_get_indexdef(x.indexrelid), length('CREATE ' || CASE WHEN x.indisunique THEN 'UNIQUE ' ELSE '' END || 'INDEX '
-      || quote_ident(ic.relname) || ' ON ' || CASE WHEN c.relkind = 'p' THEN 'ONLY ' ELSE '' END || quote_ident(n.nspname) || '.' || quote_ident(c.relname) || ' ') + 1)
-    FROM pg_index x JOIN pg_class ic ON ic.oid = x.indexrelid WHERE x.indrelid = c.oid AND (x.indisvalid OR c.relkind = 'p') ORDER BY 1),
-  ARRAY(SELECT ic.relname::text FROM pg_index x JOIN pg_class ic ON ic.oid = x.indexrelid WHERE x.indrelid = c.oid AND NOT x.indisvalid AND c.relkind = 'r' ORDER BY 1),
-  ARRAY(SELECT pg_get_constraintdef(k.oid) FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype IN ('c', 'f', 'x') AND NOT k.connoinherit AND (c.relkind = 'r' OR k.conparentid = 0) ORDER BY 1)
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_class p ON p.oid = $2
-WHERE c.oid = ANY ($1) OR c.oid IN (SELECT h.inhrelid FROM pg_inherits h WHERE h.inhparent = ANY ($1)) AND c.relkind = 'r'`
+WITH of_indexes AS MATERIALIZED (
+  SELECT x.indexrelid, ic.reloptions, CASE WHEN x.indisunique THEN 'UNIQUE ' ELSE '' END || substr(pg_get_indexdef(x.indexrelid), length('CREATE ' || CASE WHEN x.indisunique THEN 'UNIQUE ' ELSE '' END || 'INDEX '
+    || quote_ident(ic.relname) || ' ON ONLY ' || quote_ident(n.nspname) || '.' || quote_ident(p.relname) || ' ') + 1) AS def
+  FROM pg_class p JOIN pg_namespace n ON n.oid = p.relnamespace JOIN pg_index x ON x.indrelid = p.oid JOIN pg_class ic ON ic.oid = x.indexrelid WHERE p.oid = ANY ($1)),
+of_constraints AS MATERIALIZED (SELECT conrelid, conname, pg_get_constraintdef(oid) AS def FROM pg_constraint WHERE conrelid = ANY ($1) AND contype = 'c'),
+every AS (SELECT c.*, n.nspname, coalesce((SELECT h.inhparent FROM pg_inherits h WHERE h.inhrelid = c.oid), 0) AS parent FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  WHERE c.oid = ANY ($1) OR c.oid IN (SELECT h.inhrelid FROM pg_inherits h WHERE h.inhparent = ANY ($1)) AND c.relkind = 'r')
+SELECT array_agg(oid), parent, owner, options, grants, indexes, invalid, constraints FROM (
+  SELECT c.oid, c.parent, pg_get_userbyid(c.relowner)::text AS owner,
+    ARRAY(SELECT o COLLATE "C" FROM unnest(c.reloptions) o UNION ALL SELECT 'toast.' || o FROM pg_class tt, unnest(tt.reloptions) o WHERE tt.oid = c.reltoastrelid ORDER BY 1) AS options,
+    CASE WHEN p.relrowsecurity OR p.relforcerowsecurity THEN '{}' ELSE ARRAY(
+      SELECT x.privilege_type || ' TO ' || CASE WHEN x.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END || CASE WHEN x.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
+      FROM aclexplode(c.relacl) x WHERE x.grantee <> c.relowner ORDER BY 1) END AS grants,
+    ARRAY(SELECT coalesce(o.def, CASE WHEN x.indisunique THEN 'UNIQUE ' ELSE '' END || substr(pg_get_indexdef(x.indexrelid), length('CREATE ' || CASE WHEN x.indisunique THEN 'UNIQUE ' ELSE '' END || 'INDEX '
+        || quote_ident(ic.relname) || ' ON ' || CASE WHEN c.relkind = 'p' THEN 'ONLY ' ELSE '' END || quote_ident(c.nspname) || '.' || quote_ident(c.relname) || ' ') + 1))
+      FROM pg_index x JOIN pg_class ic ON ic.oid = x.indexrelid LEFT JOIN pg_inherits h ON h.inhrelid = x.indexrelid
+        LEFT JOIN of_indexes o ON o.indexrelid = h.inhparent AND o.reloptions IS NOT DISTINCT FROM ic.reloptions
+      WHERE x.indrelid = c.oid AND (x.indisvalid OR c.relkind = 'p') ORDER BY 1) AS indexes,
+    ARRAY(SELECT ic.relname::text FROM pg_index x JOIN pg_class ic ON ic.oid = x.indexrelid WHERE x.indrelid = c.oid AND NOT x.indisvalid AND c.relkind = 'r' ORDER BY 1) AS invalid,
+    ARRAY(SELECT coalesce(o.def, pg_get_constraintdef(k.oid)) FROM pg_constraint k
+      LEFT JOIN of_constraints o ON o.conrelid = c.parent AND o.conname = k.conname AND k.contype = 'c' AND k.coninhcount > 0
+      WHERE k.conrelid = c.oid AND k.contype IN ('c', 'f', 'x') AND NOT k.connoinherit AND (c.relkind = 'r' OR k.conparentid = 0) ORDER BY 1) AS constraints
+  FROM every c LEFT JOIN pg_class p ON p.oid = $2) l
+GROUP BY parent, owner, options, grants, indexes, invalid, constraints`
 	unattachedSQL = `
 SELECT c.relname::text FROM pg_class c JOIN pg_constraint k ON k.conrelid = c.oid AND k.conname = $2 AND k.contype = 'c' JOIN pg_class p ON p.oid = $1
 WHERE c.relkind = 'r' AND NOT c.relispartition AND c.relnamespace = p.relnamespace AND c.relowner = p.relowner ORDER BY 1`
 	guardTriggersSQL = `
-WITH RECURSIVE tree AS (SELECT $1::oid AS oid UNION ALL SELECT i.inhrelid FROM tree t JOIN pg_inherits i ON i.inhparent = t.oid)
-SELECT t.tgrelid, t.tgname::text, t.tgtype, t.tgenabled <> 'D' FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid JOIN pg_namespace n ON n.oid = f.pronamespace
-WHERE t.tgrelid IN (SELECT oid FROM tree) AND f.proname = 'guard' AND n.nspname = 'auditdb' ORDER BY 1, 2`
+WITH RECURSIVE tree AS (SELECT $1::oid AS oid UNION ALL SELECT i.inhrelid FROM tree t JOIN pg_inherits i ON i.inhparent = t.oid),
+guards AS MATERIALIZED (SELECT t.tgrelid, t.tgname, t.tgtype, t.tgenabled FROM pg_trigger t
+  WHERE t.tgfoid = ANY (ARRAY(SELECT f.oid FROM pg_proc f JOIN pg_namespace n ON n.oid = f.pronamespace WHERE f.proname = 'guard' AND n.nspname = 'auditdb')))
+SELECT tgrelid, tgname::text, tgtype, tgenabled <> 'D' FROM guards WHERE tgrelid IN (SELECT oid FROM tree) ORDER BY 1, 2`
 	hasFileSQL = `SELECT c.relkind = 'p' OR pg_relation_size(c.oid) > 0, has_table_privilege(c.oid, 'SELECT') FROM pg_class c WHERE c.oid = $1`
 )
 
@@ -43,6 +57,18 @@ const (
 	triggerUpdate   = 16
 	triggerTruncate = 32
 )
+
+// What the names of guards end in.
+const (
+	guardRows     = "guard"
+	guardTruncate = "guard_truncate"
+)
+
+// createGuard makes a guard, of rows or against TRUNCATE.
+func createGuard(name, table, label string) string {
+	when := map[string]string{guardRows: "BEFORE UPDATE OR DELETE ON %s FOR EACH ROW", guardTruncate: "BEFORE TRUNCATE ON %s FOR EACH STATEMENT"}[label]
+	return fmt.Sprintf("CREATE OR REPLACE TRIGGER %s "+when+" EXECUTE FUNCTION auditdb.guard()", pgx.Identifier{name}.Sanitize(), table)
+}
 
 // guard is a trigger that calls auditdb.guard().
 type guard struct {
@@ -70,9 +96,15 @@ func readLooks(ctx context.Context, q Querier, parents []uint32) ([]looks, error
 	if err != nil {
 		return nil, fmt.Errorf("read the settings of partitions: %w", err)
 	}
-	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (l looks, err error) {
-		err = row.Scan(&l.oid, &l.parent, &l.owner, &l.options, &l.grants, &l.indexes, &l.invalid, &l.constraints)
-		return l, err
+	var found []looks
+	var l looks
+	var same []uint32
+	_, err = pgx.ForEachRow(rows, []any{&same, &l.parent, &l.owner, &l.options, &l.grants, &l.indexes, &l.invalid, &l.constraints}, func() error {
+		for _, l.oid = range same {
+			found = append(found, l)
+		}
+		l, same = looks{}, nil
+		return nil
 	})
 	return found, wrap(err, "read the settings of partitions")
 }

@@ -234,6 +234,11 @@ func (x *converting) settle(ctx context.Context, tx pgx.Tx) (Table, error) {
 		if err := register(ctx, tx, d.Table, *d.options.Register); err != nil {
 			return Table{}, err
 		}
+		if d.options.Register.Integrity {
+			if err := run(ctx, tx, guardInPlaceSQL(d.Table)); err != nil {
+				return Table{}, err
+			}
+		}
 	}
 	var oid uint32
 	if err := tx.QueryRow(ctx, namedSQL, d.Table.Schema, d.Table.Name).Scan(&oid); err != nil {

@@ -135,9 +135,6 @@ func (c *creating) execute(ctx context.Context, group []plan.Step) error {
 	if len(group) > 1 {
 		what = fmt.Sprintf("create %d partitions from %s on", len(group), group[0].Name)
 	}
-	if err := c.w.stopVacuum(ctx, c.d.Catalog.Default()); err != nil {
-		return err
-	}
 	made, err := c.attempt(ctx, what, ops, strings.Join(sql, ";\n"))
 	if postgres.SQLState(err) == postgres.CheckViolation && len(ops) == 1 && ops[0].rows == 0 && ops[0].drain != "" {
 		made, err = c.attempt(ctx, what, ops, ops[0].drain) // rows have come in since the plan was made
@@ -150,7 +147,8 @@ func (c *creating) execute(ctx context.Context, group []plan.Step) error {
 }
 
 func (c *creating) attempt(ctx context.Context, what string, ops []createOp, sql string) (made []Created, err error) {
-	err = c.w.o.DB.DDL(ctx, postgres.DDLOptions{LockTimeout: c.w.o.LockTimeout, Wait: c.w.o.Wait, What: what}, func(tx pgx.Tx) (err error) {
+	o := postgres.DDLOptions{LockTimeout: c.w.o.LockTimeout, Wait: c.w.o.Wait, What: what, Before: c.w.stopVacuum(c.d.Catalog.Default())}
+	err = c.w.o.DB.DDL(ctx, o, func(tx pgx.Tx) (err error) {
 		made, err = c.make(ctx, tx, ops, sql)
 		return err
 	})

@@ -99,7 +99,10 @@ type Pruned struct {
 // ApplyPrune carries a draft out, under the table's lock. It returns what was pruned also when an error comes back. What the rules keep by
 // the time of its turn stays, and goes to the draft's Kept.
 func (w *Worker) ApplyPrune(ctx context.Context, d *PruneDraft, onDone func(plan.Result)) ([]Pruned, error) {
-	ex := &pruning{w: w, d: d, until: w.o.Now().Add(w.o.Wait)}
+	if err := d.vet(ctx); err != nil {
+		return nil, err
+	}
+	ex := &pruning{w: w, d: d}
 	_, err := plan.Apply(ctx, ex, d.Plan, onDone)
 	return ex.done, err
 }
@@ -148,7 +151,7 @@ func (x *pruning) keep(ctx context.Context, p Partition, reason Reason) error {
 type pruning struct {
 	w     *Worker
 	d     *PruneDraft
-	until time.Time
+	until time.Time // of the wait for one statement
 	done  []Pruned
 }
 
@@ -170,10 +173,16 @@ func (x *pruning) Execute(ctx context.Context, group []plan.Step) error {
 			what, err = "detach ", x.detach(ctx, op)
 		case opMove:
 			what, err = "move to schema "+op.part.attic+" the table ", x.move(ctx, op.part)
+		case opAttach:
+			what, err = "attach ", x.attachAgain(ctx, op.part)
 		case opDrop:
 			what, err = "drop ", x.drop(ctx, op.part)
-			if changed := (*recheckError)(nil); errors.As(err, &changed) {
-				err = errors.Join(err, x.attachAgain(ctx, op.part))
+			var changed *recheckError
+			if kept := (*keptError)(nil); errors.As(err, &changed) || errors.As(err, &kept) {
+				if back := x.attachAgain(ctx, op.part); back != nil {
+					err = errors.Join(fmt.Errorf("it is detached: %w", back), err)
+					return x.w.explain(x.d.Table, what+op.part.String(), err)
+				}
 			}
 		}
 		var kept *keptError
@@ -188,7 +197,7 @@ func (x *pruning) Execute(ctx context.Context, group []plan.Step) error {
 }
 
 func (x *pruning) ddl(ctx context.Context, p Partition, what string, fn func(pgx.Tx) error) error {
-	o := postgres.DDLOptions{LockTimeout: x.w.o.LockTimeout, Wait: x.w.o.Wait, Role: x.d.role(p), What: what + " " + p.String()}
+	o := postgres.DDLOptions{LockTimeout: x.w.o.LockTimeout, Wait: x.w.o.Wait, Role: x.d.role(p), What: what + " " + p.String(), Before: x.w.stopVacuum(&p, x.d.Catalog.Default())}
 	return x.w.o.DB.DDL(ctx, o, fn)
 }
 
@@ -213,13 +222,11 @@ func (x *pruning) comment(ctx context.Context, p Partition, text string, events 
 // detach takes p out of the table: first the intent is committed, so that whatever happens afterwards is explained.
 func (x *pruning) detach(ctx context.Context, op pruneOp) error {
 	p := op.part
+	x.until = x.w.o.Now().Add(x.w.o.Wait)
 	if op.kind == opDetachConcurrently {
 		if err := x.preflight(ctx, p, "detach", false); err != nil {
 			return err
 		}
-	}
-	if err := x.w.stopVacuum(ctx, &p, x.d.Catalog.Default()); err != nil {
-		return err
 	}
 	if err := x.comment(ctx, p, x.d.Table.mark(p, x.d.Action, x.d.attic), []Event{{Kind: EventDetached, Name: p.Name, Bounds: p.Bounds}}, x.allowed); err != nil {
 		return err
@@ -227,7 +234,7 @@ func (x *pruning) detach(ctx context.Context, op pruneOp) error {
 	sql := "ALTER TABLE " + x.d.Table.Ident() + " DETACH PARTITION " + p.Ident()
 	var err error
 	if op.kind == opDetachConcurrently {
-		err = x.outside(ctx, p, sql+" CONCURRENTLY", 0)
+		err = x.outside(ctx, p, "detach", sql+" CONCURRENTLY")
 	} else {
 		err = x.ddl(ctx, p, "detach", func(tx pgx.Tx) error {
 			if _, err := tx.Exec(ctx, sql); err != nil {
@@ -328,28 +335,22 @@ func oldSnapshots(ctx context.Context, q Querier) ([]postgres.Blocker, error) {
 	return found, wrap(err, "look for old snapshots")
 }
 
-// finalize ends a pending detach. Unlike the detach itself it may give up, since that leaves everything as it was.
+// finalize ends a pending detach.
 func (x *pruning) finalize(ctx context.Context, p Partition) error {
+	x.until = x.w.o.Now().Add(x.w.o.Wait)
 	if err := x.preflight(ctx, p, "finalize the detach of", true); err != nil {
 		return err
 	}
-	err := x.outside(ctx, p, "ALTER TABLE "+x.d.Table.Ident()+" DETACH PARTITION "+p.Ident()+" FINALIZE", max(x.until.Sub(x.w.o.Now()), x.w.o.LockTimeout, lookAgain))
-	if !postgres.IsLockNotAvailable(err) {
-		return err
-	}
-	old, unseen := x.oldTransactions(ctx, p, true)
-	if unseen != nil || len(old) == 0 {
-		old = []string{"a session that has ended or could not be seen"}
-	}
-	return x.blocked(p, "finalize the detach of", old)
+	return x.outside(ctx, p, "finalize the detach of", "ALTER TABLE "+x.d.Table.Ident()+" DETACH PARTITION "+p.Ident()+" FINALIZE")
 }
 
 func (x *pruning) blocked(p Partition, what string, by []string) error {
 	return fault.New(fault.Locked, "end or wait for that transaction, or allow more time with --wait", "%s %s: blocked by %s", what, p, strings.Join(by[:min(len(by), 3)], "; "))
 }
 
-// outside runs a statement that cannot be in a transaction. A detach has no lock timeout (0), which would leave it pending.
-func (x *pruning) outside(ctx context.Context, p Partition, sql string, lockTimeout time.Duration) error {
+// outside runs a statement that cannot be in a transaction. It waits for transactions that began before it, as long as Options.Wait lets it: a detach
+// that gives up then may stay pending, and the next run ends it.
+func (x *pruning) outside(ctx context.Context, p Partition, what, sql string) error {
 	conn, err := x.w.o.DB.Connect(ctx)
 	if err != nil {
 		return err
@@ -359,7 +360,8 @@ func (x *pruning) outside(ctx context.Context, p Partition, sql string, lockTime
 		defer cancel()
 		_ = conn.Close(end) // the server ends the session either way
 	}()
-	setup := fmt.Sprintf("SET lock_timeout = %d; SET statement_timeout = 0", lockTimeout.Milliseconds())
+	patience := max(x.until.Sub(x.w.o.Now()), x.w.o.LockTimeout, lookAgain)
+	setup := fmt.Sprintf("SET lock_timeout = %d; SET statement_timeout = 0", patience.Milliseconds())
 	if role := x.d.role(p); role != "" {
 		setup += "; SET ROLE " + pgx.Identifier{role}.Sanitize()
 	}
@@ -367,14 +369,21 @@ func (x *pruning) outside(ctx context.Context, p Partition, sql string, lockTime
 		return err
 	}
 	_, err = conn.PgConn().Exec(ctx, sql).ReadAll()
-	return err
+	if !postgres.IsLockNotAvailable(err) {
+		return err
+	}
+	old, unseen := x.oldTransactions(ctx, p, true)
+	if unseen != nil || len(old) == 0 {
+		old = []string{"a session that has ended or could not be seen"}
+	}
+	return x.blocked(p, what, old)
 }
 
 // drop removes a detached table, if the rules still let it go; the evidence is in the same transaction.
 func (x *pruning) drop(ctx context.Context, p Partition) error {
 	var rows int64
 	err := x.ddl(ctx, p, "drop", func(tx pgx.Tx) error {
-		if err := x.lock(ctx, tx, p); err != nil {
+		if err := lockOnly(ctx, tx, p); err != nil {
 			return err
 		}
 		if err := x.same(ctx, tx, p, Detached); err != nil {

@@ -61,7 +61,7 @@ func namesIn(ctx context.Context, q Querier, schema string, parts []Partition) (
 // move brings a detached table to its schema. Its mark stays, and the evidence knows it by its oid.
 func (x *pruning) move(ctx context.Context, p Partition) error {
 	err := x.ddl(ctx, p, "move", func(tx pgx.Tx) error {
-		if err := x.lock(ctx, tx, p); err != nil {
+		if err := lockOnly(ctx, tx, p); err != nil {
 			return err
 		}
 		if err := x.same(ctx, tx, p, Detached); err != nil {
@@ -78,20 +78,10 @@ func (x *pruning) move(ctx context.Context, p Partition) error {
 	return err
 }
 
-// lock locks a detached table for tx, after autovacuum has given way.
-func (x *pruning) lock(ctx context.Context, tx pgx.Tx, p Partition) error {
-	for _, l := range []struct {
-		patience time.Duration
-		mode     string
-	}{{x.w.vacuumPatience(ctx), "SHARE UPDATE EXCLUSIVE"}, {x.w.o.LockTimeout, "ACCESS EXCLUSIVE"}} {
-		if err := postgres.SetLockTimeout(ctx, tx, l.patience); err != nil {
-			return err
-		}
-		if _, err := tx.Exec(ctx, "LOCK TABLE ONLY "+p.Ident()+" IN "+l.mode+" MODE"); err != nil {
-			return err
-		}
-	}
-	return nil
+// lockOnly locks a detached table, which has no partitions of the table's, for a transaction.
+func lockOnly(ctx context.Context, tx pgx.Tx, p Partition) error {
+	_, err := tx.Exec(ctx, "LOCK TABLE ONLY "+p.Ident()+" IN ACCESS EXCLUSIVE MODE")
+	return err
 }
 
 // vacuumPatience is as long as autovacuum takes to give way, or what is left of Options.Wait.
@@ -99,29 +89,31 @@ func (w *Worker) vacuumPatience(ctx context.Context) time.Duration {
 	return max(min(vacuumPatience, postgres.Patience(ctx, w.o.Wait)), w.o.LockTimeout)
 }
 
-// stopVacuum has autovacuum give way, if it is at work on one of tables (nil: none): it does so only for who waits longer than attempts at a
-// lock that others queue behind may take. For this lock nobody but other maintenance queues. Autovacuum to prevent wraparound stays, and is
-// named later as what is in the way, as is a missing right.
-func (w *Worker) stopVacuum(ctx context.Context, tables ...*Partition) error {
-	for _, p := range tables {
-		if p == nil {
-			continue
+// stopVacuum has autovacuum give way, if it is at work on one of tables (nil: none), ahead of every attempt at a lock that others queue behind:
+// it does so only for who waits longer than such an attempt may take, and the next worker may come while attempts fail. For this lock nobody but
+// other maintenance queues. Autovacuum to prevent wraparound stays, and is named later as what is in the way, as is a missing right.
+func (w *Worker) stopVacuum(tables ...*Partition) func(context.Context) error {
+	return func(ctx context.Context) error {
+		for _, p := range tables {
+			if p == nil {
+				continue
+			}
+			busy, err := w.o.DB.Blockers(ctx, []uint32{p.OID})
+			if err != nil {
+				return err
+			}
+			if !slices.ContainsFunc(busy, func(b postgres.Blocker) bool { return b.Backend == postgres.Autovacuum }) {
+				continue
+			}
+			o := postgres.DDLOptions{LockTimeout: w.vacuumPatience(ctx), Role: p.Owner, What: "wait for autovacuum of " + p.String()}
+			err = w.o.DB.DDL(ctx, o, func(tx pgx.Tx) error {
+				_, err := tx.Exec(ctx, "LOCK TABLE ONLY "+p.Ident()+" IN SHARE UPDATE EXCLUSIVE MODE")
+				return err
+			})
+			if err != nil && fault.ClassOf(err) != fault.Locked && postgres.Class(err) != fault.Permission {
+				return err
+			}
 		}
-		busy, err := w.o.DB.Blockers(ctx, []uint32{p.OID})
-		if err != nil {
-			return err
-		}
-		if !slices.ContainsFunc(busy, func(b postgres.Blocker) bool { return b.Backend == postgres.Autovacuum }) {
-			continue
-		}
-		o := postgres.DDLOptions{LockTimeout: w.vacuumPatience(ctx), Role: p.Owner, What: "wait for autovacuum of " + p.String()}
-		err = w.o.DB.DDL(ctx, o, func(tx pgx.Tx) error {
-			_, err := tx.Exec(ctx, "LOCK TABLE ONLY "+p.Ident()+" IN SHARE UPDATE EXCLUSIVE MODE")
-			return err
-		})
-		if err != nil && fault.ClassOf(err) != fault.Locked && postgres.Class(err) != fault.Permission {
-			return err
-		}
+		return nil
 	}
-	return nil
 }

@@ -48,6 +48,11 @@ func (x *pruning) asConnected(ctx context.Context, tx pgx.Tx, p Partition, fn fu
 	return err
 }
 
+// AttachAgain brings a partition that an interrupted prune has detached, and that the draft keeps, back to the table, under the table's lock.
+func (w *Worker) AttachAgain(ctx context.Context, d *PruneDraft, p Partition) error {
+	return (&pruning{w: w, d: d}).attachAgain(ctx, p)
+}
+
 // attachAgain brings a detached partition, which must not be dropped, back to the table. The scan that ATTACH makes finds rows that do not
 // belong there, and holds no lock that readers or writers of the table wait for unless there is a default partition.
 func (x *pruning) attachAgain(ctx context.Context, p Partition) error {
@@ -55,11 +60,11 @@ func (x *pruning) attachAgain(ctx context.Context, p Partition) error {
 		if err := x.same(ctx, tx, p, Detached); err != nil {
 			return err
 		}
-		sql := "ALTER TABLE " + x.d.Table.Ident() + " ATTACH PARTITION " + p.Ident() + " " + x.d.Table.Key.forValues(p.Bounds) + "; " + commentSQL(p, p.comment)
+		sql := "ALTER TABLE " + x.d.Table.Ident() + " ATTACH PARTITION " + p.Ident() + " " + x.d.Table.Key.ForValues(p.Bounds) + "; " + commentSQL(p, p.comment)
 		if _, err := tx.Exec(ctx, sql); err != nil {
 			return err
 		}
-		return x.w.record(ctx, tx, x.d.Table, []Event{{Kind: EventAttached, Name: p.Name, Bounds: p.Bounds}}, ledgerPatience)
+		return x.w.record(ctx, tx, x.d.Table, []Event{{Kind: EventReturned, Name: p.Name, Bounds: p.Bounds}}, ledgerPatience)
 	})
 	if err != nil {
 		return fmt.Errorf("attach %s again: %w", p, err)

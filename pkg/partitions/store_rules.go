@@ -20,8 +20,14 @@ FROM auditdb.policy WHERE table_id = $1`
 	floorSQL = `SELECT keep FROM auditdb.floor`
 	holdSQL  = `
 SELECT lower(span), upper(span) + CASE WHEN upper_inc(span) THEN interval '1 microsecond' ELSE interval '0' END, isempty(span) FROM auditdb.hold WHERE released_at IS NULL AND (table_id IS NULL OR table_id = $1)`
-	archiveSQL = `SELECT part_from, part_to FROM auditdb.archive WHERE table_id = $1 AND verified_at IS NOT NULL AND deleted_at IS NULL`
-	prunedSQL  = `
+	// An archive counts as long as nothing was logged of the partition since it was read, but that it was archived and taken out of the table.
+	archiveSQL = `
+SELECT a.part_from, a.part_to FROM auditdb.archive a WHERE a.table_id = $1 AND a.verified_at IS NOT NULL AND a.deleted_at IS NULL
+  AND NOT EXISTS (SELECT FROM auditdb.log_partition p JOIN auditdb.log l USING (seq) WHERE p.table_id = a.table_id AND p.part_from = a.part_from AND p.part_to = a.part_to AND p.seq >= a.log_size
+    AND l.record NOT LIKE 'auditdb/1 archive' || chr(10) || '%' AND l.record NOT LIKE 'auditdb/1 detach' || chr(10) || '%')
+  AND NOT EXISTS (SELECT FROM auditdb.redaction r JOIN auditdb.leaf s ON s.table_id = r.table_id AND r.id BETWEEN s.min_id AND s.max_id
+    WHERE r.table_id = a.table_id AND r.seq >= a.log_size AND s.part_from = a.part_from AND s.part_to = a.part_to)`
+	prunedSQL = `
 SELECT DISTINCT p.part_from, p.part_to FROM auditdb.log_partition p JOIN auditdb.log l ON l.seq = p.seq
 WHERE p.table_id = $1 AND p.part_from < $3 AND p.part_to > $2 AND l.record LIKE 'auditdb/1 ' || $4 || chr(10) || '%'`
 	findingSQL = `SELECT part_from, part_to FROM auditdb.verdict WHERE table_id = $1 AND NOT ok`
@@ -135,7 +141,7 @@ func LoadHolds(ctx context.Context, q Querier, t Table) ([]Bounds, error) {
 	return held, nil
 }
 
-// LoadArchived returns the ranges whose archive was read back and verified.
+// LoadArchived returns the ranges whose archive was read back and verified, and of which nothing was logged since: no rows, and no erasure.
 func LoadArchived(ctx context.Context, q Querier, t Table) ([]Bounds, error) {
 	there, err := hasOwnTable(ctx, q, "archive")
 	if err != nil || !there || t.ManagedID == nil {
