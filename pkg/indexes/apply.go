@@ -274,12 +274,12 @@ func (a *Applier) Apply(ctx context.Context, d *Draft, onDone func(plan.Result))
 				analyzed[r.Step.SQL] = true
 			}
 		}
-		if d.Recommendation.Action != ActionCreate {
-			return err
-		}
-		if postgres.SQLState(err) == postgres.DeadlockDetected && deadlocks < maxDeadlocks {
+		if postgres.SQLState(err) == postgres.DeadlockDetected && deadlocks < maxDeadlocks { // as beside what a killed run has left running
 			deadlocks++
 			err = errAgain
+		}
+		if d.Recommendation.Action != ActionCreate && !errors.Is(err, errAgain) {
+			return err
 		}
 		if err != nil && (ctx.Err() != nil || fault.ClassOf(err) != "" && !errors.Is(err, errAgain)) {
 			return err

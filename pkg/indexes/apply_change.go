@@ -42,10 +42,11 @@ func planDrop(s situation, r Recommendation) ([]plan.Step, []plan.Skip, error) {
 		return skip(reason)
 	}
 	root := s.root()
-	op := operation{kind: opConcurrent, table: root, sql: []string{"DROP INDEX CONCURRENTLY " + i.Ident()}}
+	// What a killed run's server process still drops may be gone when this one gets its lock.
+	op := operation{kind: opConcurrent, table: root, sql: []string{"DROP INDEX CONCURRENTLY IF EXISTS " + i.Ident()}}
 	locks := fmt.Sprintf(locksBuild, root)
 	if i.Partitioned { // DROP INDEX CONCURRENTLY does not work on it
-		op.kind, op.sql = opShort, []string{"DROP INDEX " + i.Ident()}
+		op.kind, op.sql = opShort, []string{"DROP INDEX IF EXISTS " + i.Ident()}
 		locks = fmt.Sprintf(locksDropPart, root)
 	}
 	step := op.step(r.Index, r.Reason+"; "+locks)
@@ -110,7 +111,7 @@ func planReindex(s situation, r Recommendation) ([]plan.Step, []plan.Skip, error
 		locks := fmt.Sprintf(locksBuild, n)
 		for _, left := range s.indexes[n.OID] {
 			if base, ok := left.reindexed(); ok && base == one.Name && !left.Valid && left.Equal(one.Definition) && s.builders[n.OID] == "" {
-				op := operation{kind: opConcurrent, table: n, sql: []string{"DROP INDEX CONCURRENTLY " + left.Ident()}}
+				op := operation{kind: opConcurrent, table: n, sql: []string{"DROP INDEX CONCURRENTLY IF EXISTS " + left.Ident()}}
 				steps = append(steps, op.step(left.DisplayName(), "an invalid leftover of an interrupted run; "+locks))
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // bare is SQL without what may hold anything: strings, quoted names and comments are blanks in it.
@@ -16,10 +17,14 @@ type bare struct {
 }
 
 var (
-	dollarQuote = regexp.MustCompile(`^\$(?:[A-Za-z_\x80-\x{10ffff}][A-Za-z0-9_\x80-\x{10ffff}]*)?\$`)
-	parameter   = regexp.MustCompile(`\$([0-9]+)`)
-	firstWord   = regexp.MustCompile(`^[(\s]*([A-Za-z]+)`)
-	anyName     = regexp.MustCompile(`^(?:"(?:[^"]|"")+"|[A-Za-z_][A-Za-z0-9_$]*)(?:\.(?:"(?:[^"]|"")+"|[A-Za-z_][A-Za-z0-9_$]*))?$`)
+	dollarQuote = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^\$(?:[A-Za-z_\x80-\x{10ffff}][A-Za-z0-9_\x80-\x{10ffff}]*)?\$`)
+	})
+	parameter = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`\$([0-9]+)`) })
+	firstWord = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[(\s]*([A-Za-z]+)`) })
+	anyName   = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^(?:"(?:[^"]|"")+"|[A-Za-z_][A-Za-z0-9_$]*)(?:\.(?:"(?:[^"]|"")+"|[A-Za-z_][A-Za-z0-9_$]*))?$`)
+	})
 )
 
 // lex blanks out strings, quoted names and comments by the lexical rules of PostgreSQL (documentation, chapter 4.1) with
@@ -45,9 +50,9 @@ func lex(sql string) (b bare, err error) {
 		case strings.HasPrefix(sql[i:], "/*"):
 			b.comments = true
 			n = comment(sql[i:])
-		case c == '$' && !word && dollarQuote.MatchString(sql[i:]):
+		case c == '$' && !word && dollarQuote().MatchString(sql[i:]):
 			b.dollars = true
-			tag := dollarQuote.FindString(sql[i:])
+			tag := dollarQuote().FindString(sql[i:])
 			if n = strings.Index(sql[i+len(tag):], tag); n >= 0 {
 				n += 2 * len(tag)
 			}
@@ -136,7 +141,7 @@ func closed(sql string) error {
 // isName says that a text is a name as SQL writes it, with or without its schema. args: what an operator class may have behind it.
 func isName(sql string, args bool) bool {
 	name, rest, found := strings.Cut(sql, " (")
-	if !anyName.MatchString(name) {
+	if !anyName().MatchString(name) {
 		return false
 	}
 	return !found || args && strings.HasSuffix(rest, ")") && closed(strings.TrimSuffix(rest, ")")) == nil
@@ -152,7 +157,7 @@ func plannable(query string) (parameters int, err error) {
 	if strings.Contains(text, ";") {
 		return 0, errors.New("it is several statements")
 	}
-	word := firstWord.FindStringSubmatch(text)
+	word := firstWord().FindStringSubmatch(text)
 	if word == nil {
 		return 0, errors.New("it is no statement that can be planned")
 	}
@@ -161,7 +166,7 @@ func plannable(query string) (parameters int, err error) {
 	default:
 		return 0, fmt.Errorf("%s cannot be planned", strings.ToUpper(word[1]))
 	}
-	for _, m := range parameter.FindAllStringSubmatch(text, -1) {
+	for _, m := range parameter().FindAllStringSubmatch(text, -1) {
 		n, err := strconv.Atoi(m[1])
 		if err != nil || n > 65535 {
 			return 0, errors.New("it has too many parameters")

@@ -2,6 +2,7 @@ package indexes
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -41,17 +42,25 @@ ORDER BY t.root, t.level, n.nspname, r.relname, x.relname`
 // Load reads all indexes of tables (by oid) and of their partitions at any depth, those of a table before those of its partitions, with one
 // catalog query. Reading sizes and expressions waits for who has
 // locked a table exclusively: set a lock_timeout.
-func Load(ctx context.Context, q Querier, tables []uint32) ([]Index, error) {
-	rows, err := q.Query(ctx, indexesSQL, tables)
-	if err != nil {
-		return nil, fmt.Errorf("list indexes: %w", err)
+func Load(ctx context.Context, q Querier, tables []uint32) (found []Index, err error) {
+	for range loadTries {
+		var rows pgx.Rows
+		if rows, err = q.Query(ctx, indexesSQL, tables); err == nil {
+			found, err = pgx.CollectRows(rows, scanIndex)
+		}
+		if !errors.Is(err, errCatalogText) {
+			break
+		}
 	}
-	found, err := pgx.CollectRows(rows, scanIndex)
 	if err != nil {
 		return nil, fmt.Errorf("list indexes: %w", err)
 	}
 	return found, nil
 }
+
+// loadTries are those at reading a catalog in which REINDEX CONCURRENTLY gives indexes other names: the server's functions know of it before the
+// query's snapshot does.
+const loadTries = 5
 
 func scanIndex(row pgx.CollectableRow) (i Index, err error) {
 	var text catalogText
