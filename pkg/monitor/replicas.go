@@ -13,6 +13,19 @@ type Replication struct {
 	Standbys []Standby `json:"standbys"`
 	Receiver *Receiver `json:"receiver"` // null on a primary
 	Slots    []Slot    `json:"slots"`
+
+	Configured []ConfiguredReplica `json:"configured"`
+}
+
+// ConfiguredReplica is a server of database.replicas as queries see it.
+type ConfiguredReplica struct {
+	Name       string   `json:"name"`
+	Usable     bool     `json:"usable"`
+	Reason     *string  `json:"reason"`      // why it is not
+	LagBytes   *int64   `json:"lag_bytes"`   // behind the primary; null: not known
+	LagSeconds *float64 `json:"lag_seconds"` // at most
+	Paused     bool     `json:"paused"`
+	Breaker    string   `json:"breaker"`
 }
 
 // Standby is a connected standby, or a client that reads the WAL as one does. What the role may not see is null.
@@ -47,7 +60,7 @@ type Slot struct {
 
 // Replicas reads the state of replication.
 func Replicas(ctx context.Context, q Querier) (*Replication, error) {
-	r := &Replication{Standbys: []Standby{}}
+	r := &Replication{Standbys: []Standby{}, Configured: []ConfiguredReplica{}}
 	wrap := func(err error) (*Replication, error) {
 		return nil, fmt.Errorf("read the state of replication: %w", err)
 	}

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/jackc/pgx/v5"
 
 	"auditdb/internal/fault"
@@ -110,6 +113,38 @@ const (
 	blocksPerRow = 20   // more for a row that is returned than finding it by an index takes
 )
 
+// verb is the first word of the statement, past comments.
+func (s Statement) verb() string {
+	text := strings.TrimSpace(s.Query)
+	for strings.HasPrefix(text, "/*") {
+		_, after, ok := strings.Cut(text, "*/")
+		if !ok {
+			return ""
+		}
+		text = strings.TrimSpace(after)
+	}
+	word, _, _ := strings.Cut(strings.TrimLeft(text, "( "), " ")
+	return strings.ToUpper(word)
+}
+
+// readsRows says that the statement looks for rows, which an index could find: CREATE INDEX and ANALYZE have to read all.
+func (s Statement) readsRows() bool {
+	return slices.Contains([]string{"SELECT", "WITH", "UPDATE", "DELETE", "MERGE", "INSERT", "DECLARE", "TABLE"}, s.verb())
+}
+
+// Own says that the statement is of auditdb's own upkeep: it names auditdb's schema.
+func (s Statement) Own() bool {
+	return strings.Contains(s.Query, "auditdb.") || strings.Contains(s.Query, `"auditdb".`)
+}
+
+// counted is "1 block" or "1,234 blocks".
+func counted(n int64, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return humanize.Comma(n) + " " + noun + "s"
+}
+
 // advice is what a statement's counters suggest.
 func (s Statement) advice() *string {
 	calls := max(s.Calls, 1)
@@ -117,9 +152,9 @@ func (s Statement) advice() *string {
 	var text string
 	switch {
 	case s.TempBlocks > 0:
-		text = fmt.Sprintf("writes %d temporary blocks a call: more work_mem, or an index in the order that it sorts by", max(s.TempBlocks/calls, 1))
-	case blocks > manyBlocks && blocks > blocksPerRow*max(rows, 1):
-		text = fmt.Sprintf("reads %d blocks for %d rows a call: an index may be missing", blocks, rows)
+		text = fmt.Sprintf("writes %s a call: more work_mem, or an index in the order that it sorts by", counted(max(s.TempBlocks/calls, 1), "temporary block"))
+	case blocks > manyBlocks && s.readsRows() && blocks > blocksPerRow*max(rows, 1):
+		text = fmt.Sprintf("reads %s for %s a call: an index may be missing (auditdb index analyze)", counted(blocks, "block"), counted(rows, "row"))
 	default:
 		return nil
 	}

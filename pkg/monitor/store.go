@@ -57,4 +57,16 @@ ORDER BY a.xact_start NULLS LAST, a.pid LIMIT $1`
 SELECT current_setting('server_version'), extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())::float8, pg_is_in_recovery(), coalesce(sum(d.xact_commit + d.xact_rollback), 0)::bigint,
   coalesce(sum(d.blks_hit), 0)::bigint, coalesce(sum(d.blks_read), 0)::bigint, coalesce(sum(d.tup_inserted), 0)::bigint, clock_timestamp()
 FROM pg_stat_database d`
+
+	// A sample that is at least as old as a period is what the newest is compared with.
+	recordedSQL = `
+WITH s AS (SELECT taken_at, value FROM auditdb.health_sample WHERE check_name = 'disk_forecast' AND object = '' AND taken_at > $1::timestamptz - interval '31 days' AND taken_at <= $1),
+  newest AS (SELECT taken_at, value FROM s ORDER BY taken_at DESC LIMIT 1)
+SELECT (SELECT count(*) FROM s), (SELECT min(taken_at) FROM s), n.taken_at, n.value::bigint,
+  (n.value - (SELECT value FROM s WHERE s.taken_at <= n.taken_at - interval '1 day' ORDER BY s.taken_at DESC LIMIT 1))::bigint,
+  (n.value - (SELECT value FROM s WHERE s.taken_at <= n.taken_at - interval '7 days' ORDER BY s.taken_at DESC LIMIT 1))::bigint,
+  (n.value - (SELECT value FROM s WHERE s.taken_at <= n.taken_at - interval '30 days' ORDER BY s.taken_at DESC LIMIT 1))::bigint,
+  (SELECT CASE WHEN count(*) >= 3 AND max(taken_at) - min(taken_at) >= interval '1 day' THEN regr_slope(value, extract(epoch FROM taken_at)) * 86400 END FROM s)::float8,
+  (SELECT greatest(h.value - extract(epoch FROM $1::timestamptz - h.taken_at) / 86400, 0) FROM auditdb.health_sample h WHERE h.check_name = 'value:disk_forecast' AND h.taken_at = n.taken_at)::float8
+FROM (SELECT 1) one LEFT JOIN newest n ON true`
 )
