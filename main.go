@@ -5,6 +5,7 @@ import (
 	"os"
 
 	"auditdb/cmd"
+	_ "auditdb/internal/startup"
 )
 
 func main() {

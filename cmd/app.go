@@ -21,6 +21,8 @@ import (
 	"auditdb/internal/postgres"
 	"auditdb/internal/redact"
 	"auditdb/internal/redis"
+	"auditdb/internal/tracing"
+	"auditdb/pkg/cache"
 	"auditdb/pkg/integrity"
 )
 
@@ -34,6 +36,7 @@ type App struct {
 	Printer  *output.Printer  // data to standard output
 
 	stderr *messages
+	help   *lossWriter  // to standard output
 	ended  func() error // why the command's context ended: a signal, --timeout, or nil
 	limit  context.CancelFunc
 
@@ -41,9 +44,12 @@ type App struct {
 	db        *postgres.DB
 	redis     *redis.Client
 	redisGone bool
+	routers   []*postgres.Router
+	cache     *cache.Cache
 	runs      []*job.Run
 	logs      []*integrity.Log // opened for writing
 	summary   any
+	trace     *tracing.Trace // nil: none is wanted
 }
 
 func newApp(in io.Reader, out, errOut io.Writer, now func() time.Time) *App {
@@ -72,9 +78,7 @@ func (a *App) Postgres(ctx context.Context, command string) (*postgres.DB, error
 		return a.db, nil
 	}
 	if !a.Config.NamesDatabase() {
-		return nil, fault.New(fault.Config,
-			"name one with --database-url, AUDITDB_DATABASE_URL or DATABASE_URL, database.url in auditdb.yaml, or PGHOST, PGSERVICE or PGDATABASE",
-			"connect to PostgreSQL: no database is named")
+		return nil, errNoDatabase()
 	}
 	db, err := postgres.Open(ctx, postgres.Options{
 		URL:         a.Config.Database.URL,
@@ -89,6 +93,12 @@ func (a *App) Postgres(ctx context.Context, command string) (*postgres.DB, error
 	}
 	a.db = db
 	return db, nil
+}
+
+func errNoDatabase() error {
+	return fault.New(fault.Config,
+		"name one with --database-url, AUDITDB_DATABASE_URL or DATABASE_URL, database.url in auditdb.yaml, or PGHOST, PGSERVICE or PGDATABASE",
+		"connect to PostgreSQL: no database is named")
 }
 
 // Emit writes a command's answer in the chosen format. doc is a struct with JSON tags; the schema key is put before its own keys.

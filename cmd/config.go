@@ -1,7 +1,6 @@
 package cmd
 
 import (
-	"context"
 	"os"
 	"slices"
 	"strings"
@@ -84,12 +83,12 @@ func newConfigValidateCmd(app *App) *cobra.Command {
 		Long: "The configuration file, the environment and the flags are read as every command reads them; nothing is connected to.\n" +
 			"Addresses must be readable and key files usable. Environment variables that look like settings but are none are warnings.",
 		Example: "  auditdb config validate\n  auditdb config validate --config auditdb.yaml -o json",
-		RunE:    func(cmd *cobra.Command, _ []string) error { return validateConfig(cmd.Context(), app) },
+		RunE:    func(*cobra.Command, []string) error { return validateConfig(app) },
 	}
 }
 
-func validateConfig(ctx context.Context, app *App) error {
-	if err := unusable(ctx, app); err != nil {
+func validateConfig(app *App) error {
+	if err := unusable(app); err != nil {
 		return err
 	}
 	doc := configValidateDoc{OK: true, File: orNull(app.Config.File), Warnings: strangers(os.Environ())}
@@ -106,7 +105,7 @@ func validateConfig(ctx context.Context, app *App) error {
 }
 
 // unusable looks whether the settings can be used, as far as that can be told without connecting, and names each that cannot.
-func unusable(ctx context.Context, app *App) error {
+func unusable(app *App) error {
 	c := app.Config
 	var problems []string
 	hint := ""

@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"context"
+	"errors"
 	"os"
 	"slices"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"auditdb/internal/fault"
 	"auditdb/internal/output"
 	"auditdb/migrations"
+	"auditdb/pkg/integrity"
 )
 
 // doctorDocuments lists the document of doctor.
@@ -101,17 +103,42 @@ func doctorTable(t *output.Table, doc doctorDoc) {
 	for _, c := range doc.Checks {
 		t.Row(c.Command, c.Name, string(c.Status), c.Detail)
 	}
-	said := map[string]bool{}
-	for _, c := range doc.Checks {
-		if c.Hint == nil || said[*c.Hint] {
+	hintsTable(t, doc.Checks)
+}
+
+// hintsTable shows each hint once, under the commands that need it.
+func hintsTable(t *output.Table, checks []doctor.Check) {
+	var hints []string
+	commands := map[string][]string{}
+	for _, c := range checks {
+		if c.Hint == nil {
 			continue
 		}
-		if len(said) == 0 {
+		if commands[*c.Hint] == nil {
+			hints = append(hints, *c.Hint)
+		}
+		if !slices.Contains(commands[*c.Hint], c.Command) {
+			commands[*c.Hint] = append(commands[*c.Hint], c.Command)
+		}
+	}
+	var groups []string
+	of := map[string][]string{}
+	for _, hint := range hints {
+		group := strings.Join(commands[hint], ", ")
+		if of[group] == nil {
+			groups = append(groups, group)
+		}
+		of[group] = append(of[group], hint)
+	}
+	for i, group := range groups {
+		if i == 0 {
 			t.Line("")
 			t.Line("What to do:")
 		}
-		said[*c.Hint] = true
-		t.Line("  %s", *c.Hint)
+		t.Line("For %s:", strings.Replace(group, "all", "all commands", 1))
+		for _, hint := range of[group] {
+			t.Line("  %s", hint)
+		}
 	}
 }
 
@@ -137,15 +164,15 @@ func checkKeyFile(app *App, report doctor.Report) []doctor.Check {
 	file := app.Config.Integrity.KeyFile
 	if file == "" {
 		if report.LogKey != "" {
-			return []doctor.Check{doctor.New("all", name, doctor.Problem, "name the key that the log was begun with: integrity.key_file", "no integrity.key_file, and the integrity log has begun")}
+			return []doctor.Check{doctor.New("all", name, doctor.Problem, integrity.KeyHint(report.LogKey), "no integrity.key_file, and the integrity log has begun")}
 		}
 		return []doctor.Check{doctor.New("all", name, doctor.Warning, keygen, "no integrity.key_file: nothing is logged, and changes of rows are not found")}
 	}
 	keys, err := loadKeys(app)
 	if err != nil {
 		hint := fault.HintOf(err)
-		if os.IsNotExist(err) && hint == "" {
-			hint = keygen
+		if errors.Is(err, os.ErrNotExist) {
+			hint = integrity.KeyHint(report.LogKey)
 		}
 		return []doctor.Check{doctor.New("all", name, doctor.Problem, hint, "%s", oneLine(err.Error()))}
 	}

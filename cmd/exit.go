@@ -133,6 +133,30 @@ type outcome struct {
 	state   string
 }
 
+// pluginCode ends health as monitoring plugins end: its document has said everything.
+type pluginCode int
+
+// Error names the code.
+func (c pluginCode) Error() string { return fmt.Sprintf("exit code %d", int(c)) }
+
+// Exit codes of monitoring plugins for what is no finding.
+const (
+	pluginCritical = 2
+	pluginUnknown  = 3
+)
+
+// asPlugin changes how an error of health ends the process: a monitor takes 1 and 2 for findings. A signal stays one.
+func (o outcome) asPlugin() outcome {
+	switch o.class {
+	case fault.Interrupted:
+	case fault.Timeout:
+		o.code = pluginCritical
+	default:
+		o.code = pluginUnknown
+	}
+	return o
+}
+
 // judge turns the error of a command into its outcome. A command that failed after a signal or --timeout failed because of that.
 func judge(err, ended error) outcome {
 	if err == nil {

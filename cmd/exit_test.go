@@ -95,7 +95,8 @@ func run(t *testing.T, do func(app *App, cmd *cobra.Command) error, args ...stri
 	finishTree(sub)
 	root.AddCommand(sub)
 	root.SetArgs(append([]string{"try", "--config", os.DevNull}, args...))
-	code = app.end(t.Context(), app.execute(t.Context(), root), asksJSON(args))
+	cmd, err := app.execute(t.Context(), root)
+	code = app.end(t.Context(), cmd, err, asksJSON(args))
 	return code, stdout.String(), stderr.String()
 }
 

@@ -4,7 +4,7 @@ import "github.com/spf13/cobra"
 
 // indexDocuments lists the documents of the index commands.
 func indexDocuments() map[string]any {
-	return map[string]any{"index.apply": indexApplyDoc{}, "index.list": indexListDoc{}, "index.hygiene": indexHygieneDoc{}}
+	return map[string]any{"index.analyze": indexAnalyzeDoc{}, "index.apply": indexApplyDoc{}, "index.list": indexListDoc{}, "index.hygiene": indexHygieneDoc{}}
 }
 
 func newIndexCmd(app *App) *cobra.Command {
@@ -15,6 +15,6 @@ func newIndexCmd(app *App) *cobra.Command {
 			"for the whole table, at any depth of partitions, while others read and write.",
 		Example: "  auditdb index list public.audit_log\n  auditdb index apply --from advice.json --dry-run\n  auditdb index apply --from advice.json --only create",
 	}
-	cmd.AddCommand(newIndexApplyCmd(app), newIndexHygieneCmd(app), newIndexListCmd(app))
+	cmd.AddCommand(newIndexAnalyzeCmd(app), newIndexApplyCmd(app), newIndexHygieneCmd(app), newIndexListCmd(app))
 	return cmd
 }

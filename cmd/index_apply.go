@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -66,21 +67,20 @@ func newIndexApplyCmd(app *App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "apply",
 		Short: "Make, rebuild and drop indexes while the tables are in use",
-		Long: "Carries out the recommendations of index hygiene. Statements are made from their definitions, never from the file's text. An index of\n" +
+		Long: "Carries out the recommendations of index analyze or index hygiene; without --from it analyzes by itself first. Statements are made from their definitions, never from the file's text. An index of\n" +
 			"a partitioned table comes to every partition one by one (CREATE INDEX CONCURRENTLY) and is attached; partitions that appear meanwhile get\n" +
 			"theirs too. A run that was interrupted is finished by the next one, and no invalid index stays. Nobody waits longer than an instant.\n" +
 			"Before it begins it prints the statements that undo it. Drops ask, or need --yes.",
-		Example: "  auditdb index hygiene -o json > advice.json && auditdb index apply --from advice.json --dry-run\n" +
+		Example: "  auditdb index apply --dry-run\n  auditdb index analyze -o json > advice.json && auditdb index apply --from advice.json\n" +
 			"  auditdb index apply --from advice.json --only public.audit_log\n  auditdb index apply --from advice.json --only drop --yes --undo undo.sql",
 		RunE: func(cmd *cobra.Command, _ []string) error { return runIndexApply(cmd.Context(), app, o) },
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.from, "from", "", "`FILE` with recommendations, as index hygiene -o json prints them; - is standard input")
+	f.StringVar(&o.from, "from", "", "`FILE` with recommendations, as index analyze -o json prints them; - is standard input")
 	f.StringSliceVar(&o.only, "only", nil, "only these: `NAME` of an index, of a table, or an action (create, reindex, drop, analyze)")
 	f.StringVar(&o.undo, "undo", "", "write the statements that undo it to this `FILE` before it begins, instead of standard error")
 	f.StringVar(&o.digest, "plan-digest", "", "refuse (exit 6) unless the plan has this `DIGEST` of a dry run")
 	f.BoolVar(&o.dryRun, "dry-run", false, "print the plan with its locks, and change nothing")
-	_ = cmd.MarkFlagRequired("from") // the flag exists
 	return cmd
 }
 
@@ -95,13 +95,21 @@ type applying struct {
 
 func runIndexApply(ctx context.Context, app *App, o indexApplyOptions) error {
 	started := app.Now()
-	wanted, err := readAdvice(app, o)
-	if err != nil {
-		return err
+	var wanted []indexes.Recommendation
+	var err error
+	if o.from != "" {
+		if wanted, err = readAdvice(app, o); err != nil {
+			return err
+		}
 	}
 	db, err := app.Postgres(ctx, "index.apply")
 	if err != nil {
 		return err
+	}
+	if o.from == "" {
+		if wanted, err = ownAdvice(ctx, app, db, o); err != nil {
+			return err
+		}
 	}
 	all := make([]*applying, len(wanted))
 	changes := make([]*change[*indexes.Draft], len(wanted))
@@ -130,13 +138,26 @@ func runIndexApply(ctx context.Context, app *App, o indexApplyOptions) error {
 	return failed
 }
 
+// ownAdvice analyzes what the server has counted, as index analyze without flags does.
+func ownAdvice(ctx context.Context, app *App, db *postgres.DB, o indexApplyOptions) ([]indexes.Recommendation, error) {
+	w, err := indexes.CountedWorkload(ctx, db)
+	if err != nil {
+		return nil, err
+	}
+	doc, err := analyzeIndexes(ctx, app, db, nil, w, indexes.Budget{Mode: indexes.ModeBalanced})
+	if err != nil {
+		return nil, err
+	}
+	return chooseAdvice(doc.Recommendations, o.only)
+}
+
 // readAdvice gives the recommendations that are to be carried out, in order: what makes queries faster first, drops last.
 func readAdvice(app *App, o indexApplyOptions) ([]indexes.Recommendation, error) {
 	in := app.In
 	if o.from != "-" {
 		file, err := os.Open(o.from)
 		if err != nil {
-			return nil, fault.New(fault.Usage, "name a file that index hygiene -o json has written", "--from: %w", err)
+			return nil, fault.New(fault.Usage, "name a file that index analyze -o json has written", "--from: %w", err)
 		}
 		defer func() { _ = file.Close() }() // it was only read
 		in = file
@@ -232,8 +253,7 @@ func startIndexApply(ctx context.Context, app *App, db *postgres.DB, o indexAppl
 	}
 	statements := undoStatements(all)
 	if o.undo != "" {
-		script := "-- Takes back an index apply, where psql runs it.\n" + strings.Join(statements, ";\n") + ";\n"
-		if err := os.WriteFile(o.undo, []byte(script), 0o600); err != nil {
+		if err := writeUndo(o.undo, statements); err != nil {
 			return fault.New(fault.Usage, "name a file that can be written", "--undo: %w", err)
 		}
 	} else if len(statements) > 0 && !app.Config.Quiet {
@@ -248,6 +268,29 @@ func startIndexApply(ctx context.Context, app *App, db *postgres.DB, o indexAppl
 	}
 	_, err = app.StartJob(ctx, db, "index.apply", nil)
 	return err
+}
+
+// undoHeader begins every file of --undo.
+const undoHeader = "-- Takes back an index apply, where psql runs it.\n"
+
+// writeUndo writes statements to a file. What an interrupted run has left there stays behind them: this one finishes it.
+func writeUndo(file string, statements []string) error {
+	old, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if rest, ours := strings.CutPrefix(string(old), undoHeader); ours {
+		for _, s := range strings.Split(rest, ";\n") {
+			if s != "" && !slices.Contains(statements, s) {
+				statements = append(statements, s)
+			}
+		}
+	}
+	script := undoHeader
+	for _, s := range statements {
+		script += s + ";\n"
+	}
+	return os.WriteFile(file, []byte(script), 0o600)
 }
 
 // undoStatements take back everything, the last first.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -280,30 +281,63 @@ func (l *rejectLog) add(j ingest.Reject) {
 func (l *rejectLog) end() {
 	switch {
 	case l.n > maxShown && l.file != "":
-		l.app.Warn("%d records were rejected: all of them are in %s", l.n, l.file)
+		l.app.Warn("%s rejected: all of them are in %s", wereOf(l.n, "record"), l.file)
 	case l.n > maxShown:
-		l.app.Warn("%d records were rejected", l.n)
+		l.app.Warn("%s rejected", wereOf(l.n, "record"))
 	}
 }
 
-// maxSources is how many sources the table for people shows.
-const maxSources = 50
+// From fewSources on only what needs a look is shown of each source, at most maxSources of them.
+const (
+	fewSources = 10
+	maxSources = 50
+)
+
+// printSources shows one line for each source, or, where they are many, for each that has rejects. Names are relative to their common folder.
+func (d *ingestDoc) printSources(t *output.Table) {
+	n := len(d.Sources)
+	names := make([]string, n)
+	for i, s := range d.Sources {
+		names[i] = s.Name
+	}
+	folder := commonFolder(names)
+	if folder != "" {
+		t.Line("Sources in %s:", folder)
+	}
+	t.Header("source", "read", "skipped", "inserted", "duplicate", "rejected")
+	shown := 0
+	for _, s := range d.Sources {
+		if n > fewSources && (s.Rejected == 0 || shown == maxSources) {
+			continue
+		}
+		shown++
+		t.Row(output.CutPath(strings.TrimPrefix(s.Name, folder)), s.Read, s.Skipped, s.Inserted, s.Duplicate, s.Rejected)
+	}
+	if n > 1 {
+		t.Row(countOf(n, "source"), d.Read, d.Skipped, d.Inserted, d.Duplicate, d.Rejected)
+	}
+}
+
+// commonFolder is the folder that all of several files are in, with a slash at its end; "": there is none, or it is short.
+func commonFolder(paths []string) string {
+	if len(paths) < 2 {
+		return ""
+	}
+	folder := paths[0][:strings.LastIndexByte(paths[0], '/')+1]
+	for _, p := range paths[1:] {
+		for folder != "" && !strings.HasPrefix(p, folder) {
+			folder = folder[:strings.LastIndexByte(strings.TrimSuffix(folder, "/"), '/')+1]
+		}
+	}
+	return strings.TrimSuffix(folder, "/") + map[bool]string{true: "/"}[len(folder) > 1]
+}
 
 func (d *ingestDoc) table(t *output.Table) {
 	if d.DryRun {
 		t.Line("Dry run: nothing was changed.")
 		t.Line("")
 	}
-	t.Header("source", "read", "skipped", "inserted", "duplicate", "rejected")
-	for i, s := range d.Sources {
-		if i == maxSources && len(d.Sources) > maxSources+1 {
-			break
-		}
-		t.Row(s.Name, s.Read, s.Skipped, s.Inserted, s.Duplicate, s.Rejected)
-	}
-	if n := len(d.Sources); n > 1 {
-		t.Row(countOf(n, "source"), d.Read, d.Skipped, d.Inserted, d.Duplicate, d.Rejected)
-	}
+	d.printSources(t)
 	what := rowsIn(d.Inserted, d.ElapsedSeconds, d.RowsPerSecond)
 	switch {
 	case d.DryRun:
@@ -313,7 +347,7 @@ func (d *ingestDoc) table(t *output.Table) {
 	}
 	t.Line("%s", what)
 	for _, p := range d.Created {
-		t.Line("Partition %s: %s to %s", p.Name, p.From.Format(time.RFC3339), p.To.Format(time.RFC3339))
+		t.Line("%s %s: %s to %s", map[bool]string{true: "Would make partition", false: "Partition"}[d.DryRun], p.Name, output.Cell(p.From), output.Cell(p.To))
 	}
 	if d.Checkpoint != nil {
 		t.Line("")
@@ -325,13 +359,9 @@ func (d *ingestDoc) table(t *output.Table) {
 
 // rowsIn is a line such as "200,000 rows in 2.3 s, 87,217 rows/s".
 func rowsIn(n int64, elapsed, rate float64) string {
-	noun := "rows"
-	if n == 1 {
-		noun = "row"
-	}
 	took := fmt.Sprintf("%.1f s", elapsed)
 	if elapsed >= 60 {
 		took = output.HumanDuration(time.Duration(elapsed * float64(time.Second)))
 	}
-	return fmt.Sprintf("%s %s in %s, %s rows/s", output.Cell(n), noun, took, output.Cell(int64(rate)))
+	return fmt.Sprintf("%s in %s, %s rows/s", countOf(n, "row"), took, output.Cell(int64(rate)))
 }

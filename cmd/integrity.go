@@ -142,7 +142,7 @@ func argument(args []string) string {
 
 func runSeal(ctx context.Context, app *App, table string, o sealOptions) error {
 	started := app.Now()
-	log, err := requireLog(app, "seal")
+	log, err := requireLog(ctx, app, "seal")
 	if err != nil {
 		return err
 	}
@@ -227,7 +227,7 @@ func (d *sealDoc) table(t *output.Table) {
 	}
 	if d.Checkpoint != nil {
 		t.Line("")
-		t.Line("Checkpoint: %d records, root %s", d.Checkpoint.Size, d.Checkpoint.Root)
+		t.Line("Checkpoint: %s, root %s", countOf(d.Checkpoint.Size, "record"), d.Checkpoint.Root)
 	}
 }
 

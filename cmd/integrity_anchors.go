@@ -102,7 +102,7 @@ const maxAnchored = 20
 
 // readAnchors reads the newest checkpoints of the configured anchors. An anchor that cannot be read ends the command: what it would have
 // told is not known. Those that never give anything back are named.
-func readAnchors(ctx context.Context, app *App) (list []integrity.External, unread []string, err error) {
+func readAnchors(ctx context.Context, app *App) (list []integrity.External, unread, empty []string, err error) {
 	for _, address := range app.Config.Integrity.Anchors {
 		name := postgres.RedactURL(address)
 		notes, err := newestOf(ctx, address)
@@ -114,16 +114,16 @@ func readAnchors(ctx context.Context, app *App) (list []integrity.External, unre
 			err = fault.New(fault.Unavailable, "check integrity.anchors, or leave the anchor out", "read anchor %s: %w", name, err)
 		}
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
 		if len(notes) == 0 {
-			unread = append(unread, name+" (empty)")
+			unread, empty = append(unread, name+" (empty)"), append(empty, name)
 		}
 		for _, note := range notes {
 			list = append(list, integrity.External{Source: name, Note: note})
 		}
 	}
-	return list, unread, nil
+	return list, unread, empty, nil
 }
 
 func newestOf(ctx context.Context, address string) ([]string, error) {

@@ -109,8 +109,8 @@ func (d logDoc) draw(t *output.Table) {
 	}
 	t.Line("")
 	if d.More {
-		t.Line("%d of %d records shown; --limit 0 shows all.", len(d.Records), d.Size)
+		t.Line("%d of %s shown; --limit 0 shows all.", len(d.Records), countOf(d.Size, "record"))
 		return
 	}
-	t.Line("The log has %d records.", d.Size)
+	t.Line("The log has %s.", countOf(d.Size, "record"))
 }

@@ -105,7 +105,7 @@ func forkLog(ctx context.Context, app *App, db *postgres.DB, log *integrity.Log,
 }
 
 func runRecover(ctx context.Context, app *App, name, what string, doc recoverDoc, do func(context.Context, *postgres.DB, *integrity.Log, *recoverDoc) (integrity.Appended, error)) error {
-	log, err := requireLog(app, what)
+	log, err := requireLog(ctx, app, what)
 	if err != nil {
 		return err
 	}
@@ -143,11 +143,11 @@ func (d recoverDoc) table(t *output.Table) {
 	}
 	switch d.Event {
 	case integrity.EventLoss:
-		t.Line("The loss of checkpoints of up to %d records is on record.", *d.Size)
+		t.Line("The loss of checkpoints of up to %s is on record.", countOf(*d.Size, "record"))
 	case integrity.EventFork:
 		t.Line("The log goes on as %s, with a key of its own in %s.", d.Origin, *d.KeyFile)
 	default:
 		t.Line("The log %s goes on, on this server.", d.Origin)
 	}
-	t.Line("Checkpoint: %d records, root %s", d.Checkpoint.Size, d.Checkpoint.Root)
+	t.Line("Checkpoint: %s, root %s", countOf(d.Checkpoint.Size, "record"), d.Checkpoint.Root)
 }

@@ -3,7 +3,6 @@ package cmd
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 
@@ -57,7 +56,7 @@ func newRotateCmd(app *App) *cobra.Command {
 }
 
 func runRotate(ctx context.Context, app *App, o rotateOptions) error {
-	log, err := requireLog(app, "integrity rotate")
+	log, err := requireLog(ctx, app, "integrity rotate")
 	if err != nil {
 		return err
 	}
@@ -169,5 +168,5 @@ func (d rotateDoc) table(t *output.Table) {
 		t.Line("%s", d.VerifierKey)
 	}
 	t.Line("")
-	t.Line("%s", fmt.Sprintf("Checkpoint: %d records, root %s", d.Checkpoint.Size, d.Checkpoint.Root))
+	t.Line("Checkpoint: %s, root %s", countOf(d.Checkpoint.Size, "record"), d.Checkpoint.Root)
 }

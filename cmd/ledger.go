@@ -15,8 +15,6 @@ import (
 	"auditdb/pkg/partitions"
 )
 
-const keyHint = "make a key with auditdb integrity keygen -f FILE, and set integrity.key_file (AUDITDB_INTEGRITY_KEY_FILE) to it"
-
 // loadKeys reads the configured integrity key; it is nil when none is configured.
 func loadKeys(app *App) (*integrity.Keys, error) {
 	c := app.Config.Integrity
@@ -67,12 +65,26 @@ func newLog(app *App) (*integrity.Log, error) {
 }
 
 // requireLog is newLog for work that needs a key.
-func requireLog(app *App, work string) (*integrity.Log, error) {
+func requireLog(ctx context.Context, app *App, work string) (*integrity.Log, error) {
 	log, err := newLog(app)
 	if err == nil && log == nil {
-		err = fault.New(fault.Config, keyHint, "%s: no integrity key is configured", work)
+		err = fault.New(fault.Config, missingKeyHint(ctx, app, work), "%s: no integrity key is configured", work)
 	}
 	return log, err
+}
+
+// missingKeyHint asks the database which key its log has. Where that cannot be seen it proposes no new key for a log that may have begun.
+func missingKeyHint(ctx context.Context, app *App, work string) string {
+	const unseen = "set integrity.key_file (AUDITDB_INTEGRITY_KEY_FILE) to the file of the log's key; only for a log that has not begun make one: auditdb integrity keygen -f FILE"
+	db, err := app.Postgres(ctx, work)
+	if err != nil {
+		return unseen
+	}
+	key, err := partitions.LogKey(ctx, db.Pool())
+	if err != nil {
+		return unseen
+	}
+	return integrity.KeyHint(key)
 }
 
 // newLedger returns what records partition work in the integrity log. Without a key it lets work through as long as nothing has ever
@@ -92,8 +104,8 @@ type ledger struct {
 	now func() time.Time
 }
 
-func noKey(t partitions.Table) error {
-	return fault.New(fault.Config, keyHint, "change partitions of %s: it has integrity on and the log has begun, but no integrity key is configured", t)
+func noKey(t partitions.Table, logKey string) error {
+	return fault.New(fault.Config, integrity.KeyHint(logKey), "change partitions of %s: it has integrity on and the log has begun, but no integrity key is configured", t)
 }
 
 // Check implements partitions.Ledger.
@@ -106,7 +118,7 @@ func (l ledger) Check(ctx context.Context, q partitions.Querier, t partitions.Ta
 	case err != nil || logs == "":
 		return err
 	case l.log == nil:
-		return noKey(t)
+		return noKey(t, logs)
 	}
 	if err := l.log.Check(ctx, l.db); err != nil {
 		return fmt.Errorf("change partitions of %s: %w", t, err)
@@ -133,10 +145,14 @@ func (l ledger) Record(ctx context.Context, tx pgx.Tx, t partitions.Table, event
 	}
 	if l.log == nil {
 		empty, err := integrity.IsEmpty(ctx, tx)
-		if err == nil && !empty {
-			err = noKey(t)
+		if err != nil || empty {
+			return err
 		}
-		return err
+		key, err := partitions.LogKey(ctx, tx)
+		if err != nil {
+			return err
+		}
+		return noKey(t, key)
 	}
 	table := logTable(t)
 	entries := make([]integrity.Entry, 0, len(events))
@@ -162,6 +178,8 @@ func eventBody(ctx context.Context, tx pgx.Tx, t *integrity.Table, e partitions.
 	switch e.Kind {
 	case partitions.EventAttached:
 		return &integrity.Partition{Table: t.ID, Event: integrity.EventCreated, Partition: part}, nil
+	case partitions.EventReturned: // created would be another one, and its rows would be missed
+		return &integrity.Partition{Table: t.ID, Event: integrity.EventAttached, Partition: part}, nil
 	case partitions.EventDetached:
 		oid, err := integrity.ChildOID(ctx, tx, t.OID, e.Name)
 		return &integrity.Detach{Table: t.ID, Partition: part, OID: int64(oid)}, err

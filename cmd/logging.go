@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"auditdb/internal/config"
+	"auditdb/internal/output"
 )
 
 // newLogger writes to w as the configuration says. --quiet leaves warnings and errors.
@@ -25,7 +26,7 @@ func newLogger(w io.Writer, c *config.Config) *slog.Logger {
 
 func utcTime(groups []string, a slog.Attr) slog.Attr {
 	if len(groups) == 0 && a.Key == slog.TimeKey {
-		return slog.String(slog.TimeKey, a.Value.Time().UTC().Format("2006-01-02T15:04:05.000000Z"))
+		return slog.String(slog.TimeKey, a.Value.Time().UTC().Format(output.TimeLayout))
 	}
 	return a
 }

@@ -3,6 +3,7 @@ package cmd
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -295,10 +296,25 @@ func orNothing[T any](p *T) any {
 	return *p
 }
 
-// countOf writes "1 migration", "2 migrations".
-func countOf(n int, noun string) string {
-	if n == 1 {
-		return "1 " + noun
+// countOf writes "1 migration", "2 migrations", "300,000 rows", "2 queries", "2 indexes".
+func countOf[N int | int32 | int64 | uint64](n N, noun string) string {
+	last := noun[len(noun)-1]
+	switch {
+	case n == 1:
+	case last == 'y' && !strings.ContainsRune("aeiou", rune(noun[len(noun)-2])):
+		noun = noun[:len(noun)-1] + "ies"
+	case last == 'x':
+		noun += "es"
+	default:
+		noun += "s"
 	}
-	return fmt.Sprintf("%d %ss", n, noun)
+	return output.Cell(n) + " " + noun
+}
+
+// wereOf is "1 row was", "2 rows were".
+func wereOf[N int | int32 | int64 | uint64](n N, noun string) string {
+	if n == 1 {
+		return countOf(n, noun) + " was"
+	}
+	return countOf(n, noun) + " were"
 }

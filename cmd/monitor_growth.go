@@ -13,8 +13,9 @@ import (
 
 // monitorGrowthDoc is auditdb.monitor.growth.v1.
 type monitorGrowthDoc struct {
-	Tables []monitor.TableGrowth `json:"tables"`
-	Failed []failedEntry         `json:"failed"`
+	Tables   []monitor.TableGrowth `json:"tables"`
+	Recorded *monitor.Recorded     `json:"recorded"` // null: auditdb's schema is not there, or may not be read
+	Failed   []failedEntry         `json:"failed"`
 }
 
 func newMonitorGrowthCmd(app *App) *cobra.Command {
@@ -23,7 +24,7 @@ func newMonitorGrowthCmd(app *App) *cobra.Command {
 		Use:   "growth [TABLE]",
 		Short: "Show how large partitioned tables are, and how fast they grow",
 		Long: "The rate is that of the newest six partitions whose range is over, by what VACUUM and ANALYZE last saw of them. What retention takes away\n" +
-			"is not counted.",
+			"is not counted. How all databases of the server grew, and when the disk is full, comes from the samples of health --deep --record.",
 		Example: "  auditdb monitor growth\n  auditdb monitor growth audit.events -o json",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -55,6 +56,9 @@ func runMonitorGrowth(ctx context.Context, app *App, names []string) error {
 		}
 		changes[i] = c
 	}
+	if doc.Recorded, err = monitor.ReadRecorded(ctx, db.Pool(), app.Now()); err != nil {
+		return err
+	}
 	var failed error
 	doc.Failed, failed = failures(changes)
 	if len(doc.Tables) > 0 {
@@ -78,6 +82,40 @@ func (d monitorGrowthDoc) print(t *output.Table) {
 			t.Line("%s: the size of %s is not known: ANALYZE.", g.Table, countOf(g.UnknownSizes, "partition"))
 		}
 	}
+	printRecorded(t, d.Recorded)
+}
+
+// printRecorded says in a few lines how all databases grew.
+func printRecorded(t *output.Table, r *monitor.Recorded) {
+	if r == nil {
+		return
+	}
+	if r.Samples < 2 {
+		t.Line("No samples are recorded to compare with: call auditdb health --deep --record by a timer.")
+		return
+	}
+	t.Line("All databases took %s on %s, by %s.", output.Cell(output.Size(*r.SizeBytes)), output.Cell(*r.Newest), countOf(r.Samples, "sample"))
+	for _, one := range []struct {
+		over  string
+		grown *int64
+	}{{"1 day", r.Grown1Day}, {"7 days", r.Grown7Days}, {"30 days", r.Grown30Days}} {
+		if one.grown != nil {
+			t.Line("In %s: %s.", one.over, grownCell(*one.grown))
+		}
+	}
+	switch {
+	case r.DaysUntilFull != nil && r.BytesPerDay != nil:
+		t.Line("At %s a day the disk is full in %.0f days.", output.Cell(output.Size(*r.BytesPerDay)), *r.DaysUntilFull)
+	case r.BytesPerDay != nil:
+		t.Line("They grow by %s a day.", grownCell(int64(*r.BytesPerDay)))
+	}
+}
+
+func grownCell(bytes int64) string {
+	if bytes < 0 {
+		return "-" + output.Cell(output.Size(-bytes))
+	}
+	return "+" + output.Cell(output.Size(bytes))
 }
 
 func rateCell(perDay *float64) any {

@@ -19,7 +19,8 @@ func newMonitorReplicasCmd(app *App) *cobra.Command {
 		Use:   "replicas",
 		Short: "Show how far standbys and replication slots are",
 		Long: "On a primary: each connected standby with what it has not received, written to disk and replayed, and the WAL that slots keep. On a\n" +
-			"standby: what it has received and not replayed. Lag is measured in bytes of WAL; times are the server's own.",
+			"standby: what it has received and not replayed. Lag is measured in bytes of WAL; times are the server's own. Also each of database.replicas as\n" +
+			"queries see it: whether it is used, or why not.",
 		Example: "  auditdb monitor replicas\n  auditdb monitor replicas --watch",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return app.watch(cmd.Context(), "monitor replicas", *every, func(ctx context.Context) error { return runMonitorReplicas(ctx, app) })
@@ -36,6 +37,9 @@ func runMonitorReplicas(ctx context.Context, app *App) error {
 	}
 	found, err := monitor.Replicas(ctx, db.Pool())
 	if err != nil {
+		return err
+	}
+	if found.Configured, err = app.configuredReplicas(ctx, db); err != nil {
 		return err
 	}
 	doc := monitorReplicasDoc{*found}
@@ -57,6 +61,10 @@ func (d monitorReplicasDoc) print(t *output.Table) {
 	t.Header("standby", "client", "state", "sync", "not sent", "not on disk", "not replayed", "delay")
 	for _, s := range d.Standbys {
 		t.Row(orDash(s.Application), s.Client, orDash(s.State), orDash(s.Sync), sizeCell(s.UnsentBytes), sizeCell(s.UnflushedBytes), sizeCell(s.UnreplayedBytes), secondsCell(s.ReplayDelaySeconds))
+	}
+	t.Header("replica of the configuration", "used", "behind", "at most", "circuit breaker", "why not")
+	for _, r := range d.Configured {
+		t.Row(r.Name, r.Usable, sizeCell(r.LagBytes), secondsCell(r.LagSeconds), r.Breaker, r.Reason)
 	}
 	t.Header("slot", "type", "active", "keeps", "wal status")
 	for _, s := range d.Slots {

@@ -54,9 +54,17 @@ func runMonitorSlow(ctx context.Context, app *App, o monitor.StatementOptions) e
 	}
 	doc := monitorSlowDoc{Sort: o.Sort, Statements: *found}
 	if doc.Hidden > 0 {
-		app.Warn("%d statements of other users may not be seen: GRANT pg_read_all_stats TO the user that connects", doc.Hidden)
+		app.Warn("%s of other users may not be seen: GRANT pg_read_all_stats TO the user that connects", countOf(doc.Hidden, "statement"))
 	}
 	return app.EmitList("monitor.slow-queries", doc, doc.Entries, doc.print)
+}
+
+// ownMark marks a statement of auditdb's upkeep, which is not the application's.
+func ownMark(s monitor.Statement) string {
+	if s.Own() {
+		return "(auditdb) "
+	}
+	return ""
 }
 
 func (d monitorSlowDoc) print(t *output.Table) {
@@ -65,10 +73,10 @@ func (d monitorSlowDoc) print(t *output.Table) {
 		since = ", since " + output.Cell(*d.Since)
 	}
 	t.Line("%s by %s%s.", countOf(len(d.Entries), "statement"), d.Sort, since)
-	t.Header("total", "mean", "max", "calls", "rows", "blocks", "statement")
-	for _, s := range d.Entries {
+	t.Header("no", "total", "mean", "max", "calls", "rows", "blocks", "statement")
+	for i, s := range d.Entries {
 		total, mean, longest := s.TotalSeconds, s.MeanSeconds, s.MaxSeconds
-		t.Row(secondsCell(&total), secondsCell(&mean), secondsCell(&longest), s.Calls, s.Rows, s.BlocksHit+s.BlocksRead, shorten(s.Query, 100))
+		t.Row(i+1, secondsCell(&total), secondsCell(&mean), secondsCell(&longest), s.Calls, s.Rows, s.BlocksHit+s.BlocksRead, output.Cut(ownMark(s)+shorten(s.Query, 100)))
 	}
 	for i, s := range d.Entries {
 		if s.Hint != nil {

@@ -57,7 +57,8 @@ func newPartitionAdoptCmd(app *App) *cobra.Command {
 		Long: "A partitioned table is registered as it is (--register). A plain table with the columns of an older audit log is copied (--mode copy):\n" +
 			"into a new partitioned table of the shape of public.audit_log, in batches while applications go on inserting; then both are compared\n" +
 			"and swapped in one short transaction, and the old table stays as TABLE_old until somebody drops it. --mode in-place keeps any table's\n" +
-			"columns and rows where they are, as partition convert does. Interrupted at any point, the same command goes on. It also works where\n" +
+			"columns and rows where they are, as partition convert does. With --integrity on either is guarded: UPDATE, DELETE and TRUNCATE are refused\n" +
+			"from then on. Interrupted at any point, the same command goes on. It also works where\n" +
 			"auditdb migrate up finds a foreign public.audit_log in its way: the schema is made around the new one.",
 		Example: "  auditdb partition adopt public.audit_log --dry-run\n  auditdb partition adopt public.audit_log --mode copy\n" +
 			"  auditdb partition adopt app.events --mode in-place --key created_at --interval daily\n" +
@@ -233,14 +234,14 @@ func (d partitionAdoptDoc) print(t *output.Table) {
 	case d.Aborted:
 		t.Line("%s: what an interrupted run had left %s taken back.", d.Table, map[bool]string{true: "would be", false: "was"}[d.DryRun])
 	case d.Incomplete:
-		t.Line("%s: %d rows are copied so far; the same command goes on.", d.Table, *d.Rows)
+		t.Line("%s: %s copied so far; the same command goes on.", d.Table, countOf(*d.Rows, "row"))
 	case d.Plan.Steps == nil && !d.DryRun && d.Rows == nil && d.LockedSeconds == nil:
 		t.Line("%s: nothing to do, it is registered already.", d.Table)
 	default:
 		t.Line("%s: %s registered (%s), partitioned by %s, %s, time zone %s, integrity %s.", d.Table, done, d.Mode, d.Key, d.Interval, d.TimeZone, map[bool]string{true: "on", false: "off"}[d.Integrity])
 	}
 	if d.OldTable != nil {
-		t.Line("%d rows were copied. The old table is %s now; drop it when it is not needed any more.", *d.Rows, *d.OldTable)
+		t.Line("%s copied. The old table is %s now; drop it when it is not needed any more.", wereOf(*d.Rows, "row"), *d.OldTable)
 	}
 	if d.LockedSeconds != nil {
 		t.Line("Nobody could use it for %.0f ms.", *d.LockedSeconds*1000)
@@ -256,5 +257,11 @@ func (d partitionAdoptDoc) print(t *output.Table) {
 	if d.DryRun {
 		t.Line("")
 		printSteps(t.Line, d.Plan)
+		return
+	}
+	if d.Registered && d.Integrity && d.Mode != string(partitions.AdoptRegister) {
+		t.Line("")
+		t.Line("UPDATE, DELETE and TRUNCATE of it are refused from now on.")
+		t.Line("Next: auditdb integrity seal %s", d.Table)
 	}
 }

@@ -30,6 +30,8 @@ type partitionCreateTable struct {
 	MovedFromDefault int64       `json:"moved_from_default"` // rows
 
 	Publications []publicationEntry `json:"publications"` // looked for where partitions are made
+
+	ahead, kept int // asked for with --ahead, and the table's own; equal where there is nothing to say
 }
 
 // publicationEntry is a publication that the new partitions belong to by themselves (member), or that only other partitions are in.
@@ -60,7 +62,8 @@ func newPartitionCreateCmd(app *App) *cobra.Command {
 		Short: "Make the partitions that are missing",
 		Long: "Around now: the current interval and --ahead more, and every gap from the oldest partition that is still within retention on. Or\n" +
 			"exactly the range --from --to. A range that overlaps a partition is narrowed to what no partition holds. Readers and writers are\n" +
-			"not stalled: partitions are made beside the table and attached. Any number of runs at once make each partition exactly once.",
+			"not stalled: partitions are made beside the table and attached. --ahead is for this run; what runs without it use is the table's own,\n" +
+			"which partition adopt TABLE --register --ahead N changes. Any number of runs at once make each partition exactly once.",
 		Example: "  auditdb partition create\n  auditdb partition create --ahead 12\n  auditdb partition create audit.events --interval daily --from 2026-01-01 --to 2026-02-01\n" +
 			"  auditdb partition create --dry-run -o json",
 		Args: cobra.MaximumNArgs(1),
@@ -78,6 +81,7 @@ func newPartitionCreateCmd(app *App) *cobra.Command {
 	f.StringVar(&o.from, "from", "", "make exactly the range from this `TIME` on")
 	f.StringVar(&o.to, "to", "", "… to this `TIME`, which is not part of it")
 	f.IntVar(&o.ahead, "ahead", 3, "partitions after the current one (default: the table's, else 3)")
+	f.Lookup("ahead").DefValue = "" // the help names it
 	f.IntVar(&o.behind, "behind", 0, "partitions before the current one")
 	f.StringVar(&o.zone, "time-zone", "", "`ZONE` whose midnights are the bounds (default: the table's, else UTC)")
 	f.BoolVar(&o.allowPruned, "allow-pruned-range", false, "also make ranges again that were pruned")
@@ -112,6 +116,7 @@ func (o partitionCreateOptions) check(cmd *cobra.Command) error {
 type creation struct {
 	change[*partitions.Draft]
 	table partitions.Table
+	ahead int // asked for
 	made  []partitions.Created
 }
 
@@ -153,6 +158,7 @@ func newCreation(app *App, worker *partitions.Worker, r resolved, o partitionCre
 	if o.aheadSet {
 		opts.Ahead = o.ahead
 	}
+	c.ahead = opts.Ahead
 	if o.from != "" {
 		var err error
 		if opts.From, err = keyTime(app, c.table, "from", o.from); err != nil {
@@ -185,6 +191,9 @@ func (c *creation) document(dryRun bool) partitionCreateTable {
 	d := partitionCreateTable{
 		Table: c.name, Interval: string(c.table.Interval), TimeZone: c.table.Location.String(),
 		Created: []boundsDoc{}, Existing: []boundsDoc{}, Publications: []publicationEntry{},
+	}
+	if c.table.ManagedID != nil {
+		d.ahead, d.kept = c.ahead, c.table.Ahead
 	}
 	for _, p := range c.result.Publications {
 		d.Publications = append(d.Publications, publicationEntry{Name: p.Name, Via: p.Via, ViaRoot: p.ViaRoot, Member: p.Member()})
@@ -224,8 +233,12 @@ func (d partitionCreateDoc) print(t *output.Table) {
 	for _, table := range d.Tables {
 		t.Line("%s: %s %s, %s, time zone %s.", table.Table, map[bool]string{true: "would create", false: "created"}[d.DryRun],
 			countOf(len(table.Created), table.Interval+" partition"), "existing "+countOf(len(table.Existing), "partition"), table.TimeZone)
+		if table.ahead != table.kept {
+			t.Line("Runs without --ahead go on with the table's own %d. To change that:", table.kept)
+			t.Line("  auditdb partition adopt %s --register --ahead %d", table.Table, table.ahead)
+		}
 		if table.MovedFromDefault > 0 {
-			t.Line("Rows moved from the default partition: %d.", table.MovedFromDefault)
+			t.Line("Rows moved from the default partition: %s.", output.Cell(table.MovedFromDefault))
 		}
 		if names := table.publishedBy(); len(names) > 0 {
 			t.Line("New partitions are published by: %s.", strings.Join(names, ", "))

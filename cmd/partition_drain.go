@@ -232,14 +232,14 @@ func (d partitionDrainDoc) print(t *output.Table) {
 			t.Line("%s: %s an interrupted drain; no row is lost.", table.Table, map[bool]string{true: "would take back", false: "took back"}[d.DryRun])
 			continue
 		}
-		t.Line("%s: %s %s, which %s %d rows of the default partition.", table.Table, map[bool]string{true: "would create", false: "created"}[d.DryRun],
-			countOf(len(table.Created), table.Interval+" partition"), map[bool]string{true: "take", false: "took"}[d.DryRun], table.MovedFromDefault)
+		t.Line("%s: %s %s, which %s %s of the default partition.", table.Table, map[bool]string{true: "would create", false: "created"}[d.DryRun],
+			countOf(len(table.Created), table.Interval+" partition"), map[bool]string{true: "take", false: "took"}[d.DryRun], countOf(table.MovedFromDefault, "row"))
 		t.Header("created", "from", "to")
 		for _, p := range table.Created {
 			t.Row(p.Name, cellTime(p.From), cellTime(p.To))
 		}
 		for _, l := range table.Left {
-			t.Line("Left in the default partition: %d rows (%s).", l.Rows, l.Reason)
+			t.Line("Left in the default partition: %s (%s).", countOf(l.Rows, "row"), l.Reason)
 		}
 	}
 	if d.Incomplete {

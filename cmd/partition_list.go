@@ -32,6 +32,7 @@ type partitionListTable struct {
 	Overlaps             []overlapDoc     `json:"overlaps"`
 
 	runway string
+	exact  bool
 }
 
 // overlapDoc is a range that two tables hold.
@@ -162,7 +163,7 @@ func listTable(ctx context.Context, app *App, db *postgres.DB, worker *partition
 		}
 		d.DefaultRows = known(rows)
 	}
-	if o.exact {
+	if d.exact = o.exact; o.exact {
 		if l.sizes, err = worker.ExactSizes(ctx, t, l.all(shown)); err != nil {
 			return partitionListTable{}, err
 		}
@@ -331,7 +332,8 @@ func (d partitionListTable) print(t *output.Table) {
 		}
 		expires = expires || p.ExpiresInSeconds != nil
 	}
-	header := []string{"partition", "from", "to", "rows (estimate)", size, "state"}
+	rows := map[bool]string{false: "rows (estimate)", true: "rows at ANALYZE"}[d.exact] // --exact counts the default partition's alone
+	header := []string{"partition", "from", "to", rows, size, "state"}
 	if expires {
 		header = append(header, "expires in")
 	}

@@ -12,6 +12,7 @@ import (
 	"auditdb/internal/output"
 	"auditdb/pkg/partitions"
 	"auditdb/pkg/plan"
+	"auditdb/pkg/retention"
 )
 
 // partitionPruneDoc is auditdb.partition.prune.v1.
@@ -116,7 +117,7 @@ type pruning struct {
 func runPartitionPrune(ctx context.Context, app *App, o partitionPruneOptions) error {
 	var prunings []*pruning
 	begin := func(worker *partitions.Worker, r resolved) (*change[*partitions.PruneDraft], error) {
-		p, err := newPruning(app, worker, r, o)
+		p, err := newPruning(ctx, app, worker, r, o)
 		if err != nil {
 			return nil, err
 		}
@@ -147,7 +148,7 @@ func runPartitionPrune(ctx context.Context, app *App, o partitionPruneOptions) e
 	})
 }
 
-func newPruning(app *App, worker *partitions.Worker, r resolved, o partitionPruneOptions) (*pruning, error) {
+func newPruning(ctx context.Context, app *App, worker *partitions.Worker, r resolved, o partitionPruneOptions) (*pruning, error) {
 	p := &pruning{table: r.table}
 	p.change = change[*partitions.PruneDraft]{name: r.name, err: r.err, plan: func(d *partitions.PruneDraft) plan.Plan { return d.Plan }}
 	if p.err != nil {
@@ -167,6 +168,12 @@ func newPruning(app *App, worker *partitions.Worker, r resolved, o partitionPrun
 		}
 		opts.OlderThan = &cutoff
 	}
+	if !o.dryRun {
+		guard := &retention.Guard{Table: p.table, Policy: o.olderThan == "", Log: app.Log, Runner: func() (*retention.Runner, error) {
+			return pruneRunner(ctx, app, worker)
+		}}
+		opts.Vet, opts.Recheck = guard.Vet, guard.Recheck
+	}
 	p.draft = func(ctx context.Context) (*partitions.PruneDraft, error) {
 		return worker.DraftPrune(ctx, p.table, opts)
 	}
@@ -178,10 +185,21 @@ func newPruning(app *App, worker *partitions.Worker, r resolved, o partitionPrun
 		defer progress.Done()
 		var err error
 		p.done, err = worker.ApplyPrune(ctx, d, func(plan.Result) { progress.Add(1) })
-		p.partly = len(p.done) > 0
+		if p.partly = len(p.done) > 0; p.partly {
+			app.forgetCached(ctx, "partition.prune", p.table)
+		}
 		return err
 	}
 	return p, nil
+}
+
+// pruneRunner looks at partitions before they are dropped, as retention run does.
+func pruneRunner(ctx context.Context, app *App, worker *partitions.Worker) (*retention.Runner, error) {
+	db, err := app.Postgres(ctx, "partition.prune")
+	if err != nil {
+		return nil, err
+	}
+	return newRetentionRunner(ctx, app, db, worker, retentionRunOptions{}, app.Now())
 }
 
 // questions is what the user is asked.
@@ -198,7 +216,10 @@ func questions(prunings []*pruning) string {
 // showPlan prints the steps where the question will be asked.
 func showPlan(app *App, p plan.Plan) {
 	var text strings.Builder
-	printSteps(func(format string, args ...any) { fmt.Fprintf(&text, format+"\n", args...) }, p)
+	for _, s := range p.Steps { // all of them: who is asked sees what would be lost
+		printStep(func(format string, args ...any) { fmt.Fprintf(&text, format+"\n", args...) }, s)
+		text.WriteByte('\n')
+	}
 	_, _ = io.WriteString(app.Err, text.String()) // nowhere is left to complain
 }
 

@@ -145,11 +145,11 @@ func (d partitionUndoDoc) print(t *output.Table) {
 	case d.Aborted:
 		t.Line("%s: what an interrupted run had left %s taken back.", d.Table, map[bool]string{true: "would be", false: "was"}[d.DryRun])
 	case d.Incomplete:
-		t.Line("%s: %d rows are copied so far; the same command goes on.", d.Table, *d.Rows)
+		t.Line("%s: %s copied so far; the same command goes on.", d.Table, countOf(*d.Rows, "row"))
 	case d.OldTable != nil:
-		t.Line("%s is a plain table now: %d rows were copied. The partitioned one is %s; drop it when it is not needed any more.", d.Table, *d.Rows, *d.OldTable)
+		t.Line("%s is a plain table now: %s copied. The partitioned one is %s; drop it when it is not needed any more.", d.Table, wereOf(*d.Rows, "row"), *d.OldTable)
 	case d.Rows != nil:
-		t.Line("%s: about %d rows would be copied into a plain table.", d.Table, *d.Rows)
+		t.Line("%s: about %s would be copied into a plain table.", d.Table, countOf(*d.Rows, "row"))
 	default:
 		t.Line("%s: %s %s.", d.Table, map[bool]string{true: "would detach", false: "detached"}[d.DryRun], countOf(len(d.Detached), "partition"))
 	}

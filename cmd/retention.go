@@ -15,7 +15,10 @@ import (
 // retentionDocuments lists the documents of the retention commands.
 func retentionDocuments() map[string]any {
 	return map[string]any{
-		"retention.plan": retentionRunDoc{}, "retention.run": retentionRunDoc{},
+		"retention.archive.list": retentionArchiveListDoc{}, "retention.archive.create": retentionArchiveCreateDoc{}, "retention.archive.verify": retentionArchiveVerifyDoc{},
+		"retention.archive.search": queryDoc{},
+		"retention.restore":        retentionRestoreDoc{},
+		"retention.plan":           retentionRunDoc{}, "retention.run": retentionRunDoc{},
 		"retention.policy.list": policyListDoc{}, "retention.policy.set": policyChangeDoc{}, "retention.policy.remove": policyChangeDoc{}, "retention.policy.apply": policyChangeDoc{},
 		"retention.hold.list": holdListDoc{}, "retention.hold.add": holdChangeDoc{}, "retention.hold.release": holdChangeDoc{},
 	}
@@ -29,7 +32,7 @@ func newRetentionCmd(app *App) *cobra.Command {
 			"of them is in the integrity log. retention run is for cron: it makes partitions ahead, and removes what every rule lets go.",
 		Example: "  auditdb retention policy apply -f retention.yaml\n  auditdb retention plan\n  auditdb retention run --yes",
 	}
-	cmd.AddCommand(newRetentionPlanCmd(app), newRetentionRunCmd(app), newRetentionPolicyCmd(app), newRetentionHoldCmd(app))
+	cmd.AddCommand(newRetentionPlanCmd(app), newRetentionRunCmd(app), newRetentionPolicyCmd(app), newRetentionHoldCmd(app), newRetentionArchiveCmd(app), newRetentionRestoreCmd(app))
 	return cmd
 }
 
@@ -41,7 +44,7 @@ func keepSpan(text string) (partitions.Span, error) {
 
 // retentionStore opens what changes of policies and holds need.
 func retentionStore(ctx context.Context, app *App, command string) (*postgres.DB, retention.Store, error) {
-	log, err := requireLog(app, command)
+	log, err := requireLog(ctx, app, command)
 	if err != nil {
 		return nil, retention.Store{}, err
 	}

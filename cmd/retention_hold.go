@@ -171,7 +171,7 @@ func runHoldList(ctx context.Context, app *App, all bool) error {
 	return app.EmitList("retention.hold.list", doc, doc.Holds, func(t *output.Table) {
 		t.Header("hold", "what", "reason", "by", "review")
 		for _, h := range holds {
-			t.Row(h.ID, holdText(h), h.Reason, h.AddedBy, holdReview(h, app.Now()))
+			t.Row(h.ID, holdText(h), shortAddresses(h.Reason), h.AddedBy, holdReview(h, app.Now()))
 		}
 	})
 }
@@ -232,6 +232,9 @@ func newHoldReleaseCmd(app *App) *cobra.Command {
 func runHoldRelease(ctx context.Context, app *App, id int64, reason string, dryRun bool) error {
 	db, store, err := retentionStore(ctx, app, "retention.hold.release")
 	if err != nil {
+		return err
+	}
+	if err := retention.RequireHold(ctx, db.Pool(), id); err != nil {
 		return err
 	}
 	doc := holdChangeDoc{ID: &id, DryRun: dryRun, Changed: true, Plan: holdPlan("release", "UPDATE auditdb.hold …", "the next run may remove what it has kept")}

@@ -3,6 +3,7 @@ package cmd
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,6 +27,8 @@ type retentionRunDoc struct {
 	DryRun         bool                `json:"dry_run"`
 	ElapsedSeconds float64             `json:"elapsed_seconds"`
 	Plan           plan.Plan           `json:"plan"`
+
+	quiet bool // only what failed is shown beside the summaries
 }
 
 type retentionRunTable struct {
@@ -61,8 +64,8 @@ func newRetentionRunCmd(app *App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run [TABLE]",
 		Short: "Make partitions ahead, and remove what every rule lets go",
-		Long: "For each table: make partitions ahead, seal, verify what would lose rows, detach and drop partitions that are past the rule of every row\n" +
-			"in them, and delete rows of shorter rules. A partition with an integrity finding stays (exit 4), and so does one that is held, or whose\n" +
+		Long: "For each table: make partitions ahead, seal, archive and read back (archive.url), verify what would lose rows, detach and drop partitions\n" +
+			"that are past the rule of every row in them, and delete rows of shorter rules. A partition with an integrity finding stays (exit 4), and so does one that is held, or whose\n" +
 			"policy wants an archive that is not there (exit 0). One table's failure does not stop the others. A run that was killed is finished by\n" +
 			"the next one. For cron, with --yes.",
 		Example: "  auditdb retention run --yes --quiet\n  auditdb retention run public.audit_log --dry-run\n  auditdb retention run --yes --max-duration 2h -o json",
@@ -104,7 +107,7 @@ func runRetention(ctx context.Context, app *App, command string, names []string,
 	}
 	r := &retentionRun{
 		app: app, runner: runner, tables: tables, drafts: map[string]*retention.Draft{}, errs: make([]error, len(tables)),
-		doc: retentionRunDoc{Tables: []retentionRunTable{}, Failed: []failedEntry{}, DryRun: o.dryRun, Plan: plan.Plan{Action: strings.ReplaceAll(command, ".", " "), AsOf: started}},
+		doc: retentionRunDoc{Tables: []retentionRunTable{}, Failed: []failedEntry{}, DryRun: o.dryRun, quiet: app.Config.Quiet, Plan: plan.Plan{Action: strings.ReplaceAll(command, ".", " "), AsOf: started}},
 	}
 	destructive := r.draft(ctx)
 	if !o.dryRun {
@@ -135,9 +138,7 @@ func newRetentionRunner(ctx context.Context, app *App, db *postgres.DB, worker *
 	if err != nil {
 		return nil, err
 	}
-	zero := int64(0)
-	none := time.Duration(0)
-	verify, err := verifyOptions{jobs: 2, rate: &zero, maxDuration: &none}.resolve(ctx, app)
+	verify, err := unlimitedVerify(ctx, app, 2)
 	if err != nil {
 		return nil, err
 	}
@@ -145,10 +146,22 @@ func newRetentionRunner(ctx context.Context, app *App, db *postgres.DB, worker *
 	if o.maxDuration != nil && *o.maxDuration > 0 {
 		stop = func() bool { return app.Now().Sub(started) >= *o.maxDuration }
 	}
-	return &retention.Runner{
+	runner := &retention.Runner{
 		DB: db, Worker: worker, Log: log, Verify: verify, Now: app.Now, Span: keepSpan, Stop: stop, AllowRemoveAll: o.allowRemoveAll, Wait: app.Config.Wait,
 		Seal: integrity.SealOptions{Now: app.Now, Wait: app.Config.Wait, Settle: 2 * time.Second},
-	}, nil
+	}
+	if app.Config.Archive.URL == "" || log == nil {
+		runner.CheckArchive = func(context.Context, partitions.Table, partitions.Partition) error {
+			return fault.New(fault.Config, "set archive.url and the key of the log", "no archive store is configured in which it could be looked for")
+		}
+		return runner, nil
+	}
+	archiver, err := app.archiver(ctx, db, log, verify)
+	if err != nil {
+		return nil, err
+	}
+	runner.Archive, runner.CheckArchive = archiver.Create, archiver.CheckPartition
+	return runner, nil
 }
 
 // draft plans for all tables, and says what to ask; "" where nothing would be lost. A table that cannot be planned keeps its error, except
@@ -168,11 +181,21 @@ func (r *retentionRun) draft(ctx context.Context) (question string) {
 		p := d.Plans()
 		r.doc.Plan.Steps = append(r.doc.Plan.Steps, p.Steps...)
 		r.doc.Plan.Skipped = append(r.doc.Plan.Skipped, p.Skipped...)
-		if d.Destructive() {
-			parts = append(parts, fmt.Sprintf("prune %s of %s and expire rows in %s", countOf(len(d.Prune.Goes), "partition"), t.name, countOf(len(d.Expire), "partition")))
-		}
+		parts = append(parts, takenAway(d, t.name)...)
 	}
 	return strings.Join(parts, "; ")
+}
+
+// takenAway says what a draft takes away; nothing where it takes nothing.
+func takenAway(d *retention.Draft, table string) (parts []string) {
+	removed, expired := d.Losses()
+	if removed > 0 {
+		parts = append(parts, fmt.Sprintf("prune %s of %s", countOf(removed, "partition"), table))
+	}
+	if expired > 0 {
+		parts = append(parts, fmt.Sprintf("expire rows in %s of %s", countOf(expired, "partition"), table))
+	}
+	return parts
 }
 
 func (r *retentionRun) carryOut(ctx context.Context, dryRun bool) {
@@ -195,7 +218,15 @@ func (r *retentionRun) carryOut(ctx context.Context, dryRun bool) {
 		r.errs[i] = err
 		r.doc.Incomplete = r.doc.Incomplete || res.Incomplete
 		r.doc.Tables = append(r.doc.Tables, retentionRunTable{Table: t.name, Steps: append([]retention.Step{}, res.Steps...)})
+		if slices.ContainsFunc(res.Steps, losesRows) {
+			r.app.forgetCached(ctx, "retention.run", t.table)
+		}
 	}
+}
+
+// losesRows says whether a step has taken rows away.
+func losesRows(s retention.Step) bool {
+	return s.State == retention.StateDone && (s.Step == retention.StepPrune || s.Step == retention.StepExpire)
 }
 
 // failures ends the command with the worst of what the tables' errors say.
@@ -240,18 +271,79 @@ func (d retentionRunDoc) print(t *output.Table) {
 	}
 	for _, table := range d.Tables {
 		t.Line("%s", table.summary(d.DryRun))
+		if d.quiet && !slices.ContainsFunc(table.Steps, isFinding) {
+			continue
+		}
 		t.Header("step", "partition", "rows", "state", "rule", "why")
+		creates, losing := table.planned(retention.StepCreate), table.losing()
+		shown := 0
 		for _, s := range table.Steps {
+			if s.Step == retention.StepCreate && s.State == retention.StatePlanned && creates >= manyAlike {
+				if shown++; shown == 2 {
+					t.Row(s.Step, fmt.Sprintf("… and %d alike", creates-1), nil, s.State, s.Rule, "-o json has all")
+				}
+				if shown > 1 {
+					continue
+				}
+			}
 			if s.State == retention.StateKept && s.Reason == string(partitions.KeptFuture) {
 				continue
 			}
-			t.Row(s.Step, orNothing(s.Partition), orNothing(s.Rows), s.State, s.Rule, s.Why())
+			if d.quiet && !isFinding(s) || s.Step == retention.StepArchive && s.State == retention.StatePlanned && losing[*s.Partition] {
+				continue
+			}
+			t.Row(s.Step, orNothing(s.Partition), orNothing(s.Rows), s.State, s.Rule, stepDetail(s))
 		}
 	}
 	if d.Incomplete {
 		t.Line("Stopped by --max-duration; the next run goes on.")
 	}
 }
+
+// planned counts the steps of a kind that a run would take.
+func (r retentionRunTable) planned(step string) (n int) {
+	for _, s := range r.Steps {
+		if s.Step == step && s.State == retention.StatePlanned {
+			n++
+		}
+	}
+	return n
+}
+
+// losing are the partitions that go, or lose rows: the line that says so also says that they are archived before.
+func (r retentionRunTable) losing() map[string]bool {
+	names := map[string]bool{}
+	for _, s := range r.Steps {
+		if s.State == retention.StatePlanned && (s.Step == retention.StepPrune || s.Step == retention.StepExpire) {
+			names[*s.Partition] = true
+		}
+	}
+	return names
+}
+
+// stepDetail is why, without what documents alone have: whole addresses, and all that a verification does not exclude.
+func stepDetail(s retention.Step) string {
+	why := s.Why()
+	if s.Step == retention.StepVerify && s.State == retention.StateDone {
+		why, _, _ = strings.Cut(why, "; ")
+	}
+	return shortAddresses(why)
+}
+
+// shortAddresses leaves the names of objects of addresses that are long.
+func shortAddresses(text string) string {
+	const long = 32
+	words := strings.Split(text, " ")
+	for i, w := range words {
+		if at := strings.LastIndexByte(w, '/'); len(w) > long && strings.Contains(w, "://") && at >= 0 {
+			words[i] = "…" + w[at:]
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+// isFinding says that the integrity of what a step was for is not right.
+func isFinding(s retention.Step) bool { return s.State == retention.StateFinding }
 
 // summary is one line for cron's mail.
 func (r retentionRunTable) summary(dryRun bool) string {
@@ -267,6 +359,6 @@ func (r retentionRunTable) summary(dryRun bool) string {
 	if dryRun {
 		state, verb = retention.StatePlanned, "would have "
 	}
-	return fmt.Sprintf("%s: %screated %d, pruned %d, expired %d rows; kept %d, findings %d.", r.Table, verb, counts["create "+state], counts["prune "+state], rows,
+	return fmt.Sprintf("%s: %screated %d, pruned %d, expired %s; kept %d, findings %d.", r.Table, verb, counts["create "+state], counts["prune "+state], countOf(rows, "row"),
 		counts["prune "+retention.StateKept], counts["prune "+retention.StateFinding])
 }

@@ -23,6 +23,7 @@ import (
 	"auditdb/internal/fault"
 	"auditdb/internal/output"
 	"auditdb/internal/redact"
+	"auditdb/internal/tracing"
 )
 
 // Main runs one command line and returns its exit code.
@@ -33,23 +34,59 @@ func Main(args []string, in io.Reader, out, errOut io.Writer) int {
 	app.ended = func() error { return context.Cause(ctx) }
 	root := newRootCmd(app)
 	root.SetArgs(args)
-	return app.end(ctx, app.execute(ctx, root), asksJSON(args))
+	cmd, err := app.execute(ctx, root)
+	return app.end(ctx, cmd, err, asksJSON(args))
 }
 
 // execute runs the command that the arguments name. A panic becomes an internal error.
-func (a *App) execute(ctx context.Context, root *cobra.Command) (err error) {
+func (a *App) execute(ctx context.Context, root *cobra.Command) (cmd *cobra.Command, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			a.Log.LogAttrs(ctx, slog.LevelDebug, "panic", slog.String("stack", string(debug.Stack())))
 			err = fault.New(fault.Internal, "this is a bug; --log-level debug shows where", "internal error: %v", p)
 		}
 	}()
-	return root.ExecuteContext(ctx)
+	cmd, err = root.ExecuteContextC(ctx)
+	if err == nil {
+		err = a.help.lost()
+	}
+	return cmd, err
+}
+
+// lossWriter remembers the first error of a writer, for help, whose printing tells of none.
+type lossWriter struct {
+	to  io.Writer
+	err error
+}
+
+// Write passes on.
+func (w *lossWriter) Write(p []byte) (int, error) {
+	n, err := w.to.Write(p)
+	if w.err == nil {
+		w.err = err
+	}
+	return n, err
+}
+
+// lost is the error of help that was not written; a reader who went away has read enough.
+func (w *lossWriter) lost() error {
+	if w == nil || w.err == nil || errors.Is(w.err, syscall.EPIPE) {
+		return nil
+	}
+	return fmt.Errorf("write the answer: %w", w.err)
 }
 
 // end closes everything and reports how it went. asJSON stands in for a configuration that was never read.
-func (a *App) end(ctx context.Context, err error, asJSON bool) int {
+func (a *App) end(ctx context.Context, cmd *cobra.Command, err error, asJSON bool) int {
+	var found pluginCode
+	if errors.As(err, &found) {
+		a.close(ctx, int(found))
+		return int(found)
+	}
 	o := judge(err, a.ended())
+	if err != nil && cmd != nil && cmd.Name() == healthName {
+		o = o.asPlugin()
+	}
 	a.anchorAppended(ctx)
 	a.close(ctx, o.code)
 	if err != nil {
@@ -100,14 +137,15 @@ func newRootCmd(app *App) *cobra.Command {
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return app.prepare(cmd) },
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 	}
-	root.SetOut(app.Out)
+	app.help = &lossWriter{to: app.Out}
+	root.SetOut(app.help)
 	root.SetErr(app.Err)
 	root.SetIn(app.In)
 	addGlobalFlags(root)
 	root.SetFlagErrorFunc(flagError)
 	root.SetUsageFunc(printUsage)
-	root.AddCommand(newMigrateCmd(app), newDoctorCmd(app), newPartitionCmd(app), newIngestCmd(app), newIndexCmd(app), newMonitorCmd(app),
-		newVerifyIntegrityCmd(app), newIntegrityCmd(app), newRetentionCmd(app), newDemoCmd(app),
+	root.AddCommand(newMigrateCmd(app), newDoctorCmd(app), newPartitionCmd(app), newIngestCmd(app), newQueryCmd(app), newIndexCmd(app), newMonitorCmd(app),
+		newVerifyIntegrityCmd(app), newIntegrityCmd(app), newRetentionCmd(app), newCacheCmd(app), newDemoCmd(app), newHealthCmd(app), newServeCmd(app), newAlertCmd(app),
 		newConfigCmd(app), newSchemaCmd(app), newVersionCmd(app), newCompletionCmd(app))
 	root.SetHelpCommand(newHelpCmd())
 	root.InitDefaultHelpCmd()
@@ -190,6 +228,12 @@ func (a *App) prepare(cmd *cobra.Command) error {
 		return err
 	}
 	a.warnOfPasswords(flags)
+	ctx, trace, err := tracing.Start(cmd.Context(), cmd.CommandPath(), buildVersion().Version, os.Getenv)
+	if err != nil {
+		return err
+	}
+	a.trace = trace
+	cmd.SetContext(ctx)
 	a.startTimeout(cmd)
 	a.Log.LogAttrs(cmd.Context(), slog.LevelDebug, "configuration read", slog.String("file", c.File), slog.String("command", cmd.CommandPath()))
 	return nil

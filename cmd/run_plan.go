@@ -2,8 +2,11 @@ package cmd
 
 import (
 	"context"
+	"fmt"
+	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"auditdb/internal/fault"
 	"auditdb/pkg/partitions"
@@ -202,15 +205,46 @@ func failures[D any](changes []*change[D]) ([]failedEntry, error) {
 	return entries, fault.New(class, fault.HintOf(errs[0]), "%d of %d tables failed: %s", len(errs), len(changes), strings.Join(texts, "; "))
 }
 
-// printSteps shows the statements of a plan.
+// manyAlike is from how many steps on those that say the same of other objects are counted, not shown.
+const manyAlike = 5
+
+// printSteps shows the statements of a plan; of many that are alike the first.
 func printSteps(line func(format string, args ...any), p plan.Plan) {
+	alike := map[string]int{}
 	for _, s := range p.Steps {
-		note := ""
-		if s.NoTx {
-			note = " (not in a transaction)"
+		alike[stepKind(s)]++
+	}
+	seen := map[string]bool{}
+	for _, s := range p.Steps {
+		kind := stepKind(s)
+		n := alike[kind]
+		if n >= manyAlike && seen[kind] {
+			continue
 		}
-		line("-- %s: %s%s", s.Name, s.Reason, note)
-		line("%s;", s.SQL)
+		seen[kind] = true
+		printStep(line, s)
+		if n >= manyAlike {
+			line("-- … and %d alike (-o json has all)", n-1)
+		}
 		line("")
 	}
 }
+
+func printStep(line func(format string, args ...any), s plan.Step) {
+	note := ""
+	if s.NoTx {
+		note = " (not in a transaction)"
+	}
+	line("-- %s: %s%s", s.Name, s.Reason, note)
+	line("%s;", s.SQL)
+}
+
+// stepKind is what steps that do the same to different objects have in common: their statements without names, numbers and literals.
+func stepKind(s plan.Step) string {
+	return fmt.Sprint(s.NoTx, " ", stepNames().ReplaceAllString(s.SQL, "?"))
+}
+
+// stepNames matches what differs between the statements of a plan: literals, quoted names, and names with digits.
+var stepNames = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`'(?:[^']|'')*'|"(?:[^"]|"")*"|\b[\w.]*\d[\w.]*\b`)
+})

@@ -13,6 +13,7 @@ import (
 
 	"auditdb/internal/output"
 	"auditdb/pkg/plan"
+	"auditdb/pkg/query"
 )
 
 // documents maps the path of each command that prints a document, with dots, to a zero value of it. Each file of commands adds its own.
@@ -31,11 +32,15 @@ func documents() map[string]any {
 		partitionDocuments(),
 		indexDocuments(),
 		monitorDocuments(),
+		healthDocuments(),
+		alertDocuments(),
 		doctorDocuments(),
 		integrityDocuments(),
 		verifyDocuments(),
 		ingestDocuments(),
 		retentionDocuments(),
+		cacheDocuments(),
+		queryDocuments(),
 	} {
 		maps.Copy(all, some)
 	}
@@ -110,6 +115,7 @@ func documentSchema(name string, doc any) (*jsonschema.Schema, error) {
 		reflect.TypeFor[time.Time]():     {Types: []string{"string", "null"}, Format: "date-time"},
 		reflect.TypeFor[time.Duration](): {Type: "number"},
 		reflect.TypeFor[plan.Plan]():     planSchema(),
+		reflect.TypeFor[query.Row]():     {Type: "object"},
 	}})
 	if err != nil {
 		return nil, err

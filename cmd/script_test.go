@@ -61,7 +61,7 @@ func TestScripts(t *testing.T) {
 			"secured":  func(ts *testscript.TestScript, _ bool, _ []string) { secured(t, ts) },
 			"redis":    func(ts *testscript.TestScript, _ bool, _ []string) { ts.Setenv("REDIS_URL", pgtest.Redis(t)) },
 			"sql":      sqlOnly,
-			"query":    query,
+			"query":    firstValue,
 			"document": fits,
 			"json":     jsonIs,
 			"await":    await,
@@ -121,7 +121,7 @@ func sqlOnly(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 }
 
-func query(ts *testscript.TestScript, neg bool, args []string) {
+func firstValue(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) != 2 {
 		ts.Fatalf("usage: query SQL TEXT")
 	}

@@ -55,7 +55,7 @@ func (a *App) requireRedis(ctx context.Context, command string) error {
 
 // readers are the commands that open the database and change nothing in it.
 func readers() []string {
-	return []string{"doctor", "migrate.status", "partition.list", "index.list", "verify-integrity", "integrity.log", "integrity.checkpoint", "retention.plan", "retention.policy.list", "retention.hold.list"}
+	return []string{"doctor", "cache.stats", "migrate.status", "partition.list", "index.analyze", "index.list", "verify-integrity", "integrity.log", "integrity.checkpoint", "retention.plan", "retention.policy.list", "retention.hold.list", "retention.archive.search", "query"}
 }
 
 // StartJob records a run of the command called name in auditdb.job_run; Main finishes it with the exit code. tableID is the managed
@@ -80,12 +80,19 @@ func (a *App) Summarize(summary any) {
 
 // close ends everything that was opened. Recorded runs get the exit code first.
 func (a *App) close(ctx context.Context, code int) {
+	ctx = a.trace.Within(ctx)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, run := range a.runs {
 		run.Finish(ctx, code, a.summary)
 	}
 	a.runs = nil
+	a.cache.Close(ctx)
+	a.cache = nil
+	for _, r := range a.routers {
+		within(closeLimit, r.Close)
+	}
+	a.routers = nil
 	if a.redis != nil {
 		if err := a.redis.Close(); err != nil {
 			a.Log.LogAttrs(ctx, slog.LevelDebug, "close Redis", slog.String("error", err.Error()))
@@ -97,6 +104,9 @@ func (a *App) close(ctx context.Context, code int) {
 		a.db = nil
 	}
 	a.limit()
+	if err := a.trace.End(ctx, code); err != nil {
+		a.Warn("%v", err)
+	}
 }
 
 // closeLimit bounds waiting for connections that a panic has left in use; the end of the process closes them.

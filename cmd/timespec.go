@@ -115,10 +115,10 @@ func daysIn(year int, month time.Month) int {
 
 const timeHint = "write 2025-01-31T12:00:00Z, 2025-01-31, 2025-01, or a span back from now: 90d, 13mo, 7y"
 
-// ParseTime reads a moment: RFC 3339, YYYY-MM-DD or YYYY-MM (the start of the day or month in loc), or a span back from now by
+// ParseTime reads a moment: RFC 3339, as tables show it (with a space), YYYY-MM-DD or YYYY-MM (the start of the day or month in loc), or a span back from now by
 // calendar arithmetic in loc.
 func ParseTime(s string, now time.Time, loc *time.Location) (time.Time, error) {
-	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04Z07:00"} {
+	for _, layout := range []string{time.RFC3339Nano, "2006-01-02 15:04:05.999999999Z07:00", "2006-01-02T15:04Z07:00"} {
 		if t, err := time.Parse(layout, s); err == nil {
 			return t, nil
 		}

@@ -13,6 +13,7 @@ import (
 	"auditdb/internal/output"
 	"auditdb/internal/postgres"
 	"auditdb/pkg/integrity"
+	"auditdb/pkg/retention"
 )
 
 // verifyDocuments lists the document of verify-integrity.
@@ -23,7 +24,10 @@ func verifyDocuments() map[string]any {
 }
 
 // verifyDoc is auditdb.verify-integrity.v1.
-type verifyDoc struct{ integrity.Report }
+type verifyDoc struct {
+	integrity.Report
+	Archives []archiveVerdict `json:"archives,omitempty"` // only of --archives
+}
 
 type verifyOptions struct {
 	from, to, partition string
@@ -35,6 +39,7 @@ type verifyOptions struct {
 	maxUnsealedAge      string
 	since               bool
 	sample              float64
+	archives            bool
 }
 
 func newVerifyIntegrityCmd(app *App) *cobra.Command {
@@ -68,6 +73,7 @@ func newVerifyIntegrityCmd(app *App) *cobra.Command {
 	f.StringVar(&o.to, "to", "", "only partitions with rows before this `TIME`")
 	f.StringVar(&o.partition, "partition", "", "only the partition of this `NAME`")
 	f.StringArrayVar(&o.checkpoints, "checkpoint", nil, "signed checkpoint kept outside the database, a `FILE|URL`: the log must extend it (repeatable)")
+	f.BoolVar(&o.archives, "archives", false, "also read the archives of pruned partitions back from the store")
 	f.IntVarP(&o.jobs, "jobs", "j", 2, "partitions to read at once")
 	o.rate = sizeFlag(f, "rate", 0, "read at most this `SIZE` a second, e.g. 50MB (0: no limit)")
 	o.maxDuration = durationFlag(f, "max-duration", 0, "stop after this time with what is done, exit 0 (0: never)")
@@ -87,7 +93,7 @@ func runVerify(ctx context.Context, app *App, table string, o verifyOptions) err
 	}
 	var log *integrity.Log
 	if o.seal {
-		if log, err = requireLog(app, "seal before verifying"); err != nil {
+		if log, err = requireLog(ctx, app, "seal before verifying"); err != nil {
 			return err
 		}
 	}
@@ -117,15 +123,68 @@ func runVerify(ctx context.Context, app *App, table string, o verifyOptions) err
 	if report == nil || err != nil && ctx.Err() == nil && len(report.Checked) == 0 && len(report.Findings) == 0 {
 		return err
 	}
-	app.Summarize(verifySummary(report))
 	keepVerdicts(ctx, app, db, report, began)
-	if emitErr := app.Emit("verify-integrity", verifyDoc{*report}, func(t *output.Table) { verifyTableOf(t, report) }); emitErr != nil || ctx.Err() != nil {
+	if err == nil && ctx.Err() == nil {
+		err = verifyRules(ctx, db, opts.Keys, report)
+	}
+	var doc verifyDoc
+	var archived error
+	if o.archives && ctx.Err() == nil {
+		if doc.Archives, archived, err = verifyArchives(ctx, app, db, opts, id, err); ctx.Err() != nil {
+			return err
+		}
+		addArchives(report, doc.Archives)
+	}
+	app.Summarize(verifySummary(report))
+	doc.Report = *report
+	emitErr := app.Emit("verify-integrity", doc, func(t *output.Table) {
+		verifyTableOf(t, report, table)
+		if o.archives {
+			printArchiveVerdicts(t, doc.Archives)
+		}
+	})
+	if emitErr != nil || ctx.Err() != nil {
 		return errors.Join(err, emitErr)
 	}
+	err = errors.Join(err, archived)
 	if err != nil {
 		return errors.Join(err, foundErrors(report))
 	}
 	return errors.Join(verdict(report), rememberCheckpoint(ctx, app, report))
+}
+
+// verifyRules compares retention policies, floors and holds with what was logged of them.
+func verifyRules(ctx context.Context, db *postgres.DB, keys *integrity.Keys, report *integrity.Report) error {
+	err := retention.Audit(ctx, db.Pool(), keys)
+	if errors.Is(err, retention.ErrRules) {
+		report.Add(integrity.RuleMismatch, "", err.Error(), fault.HintOf(err))
+		return nil
+	}
+	return err
+}
+
+// addArchives makes findings of archives that are not what they were. What could not be read is none.
+func addArchives(report *integrity.Report, list []archiveVerdict) {
+	for _, v := range list {
+		if v.wrong {
+			report.Add(integrity.ArchiveMismatch, v.Partition, *v.Error, "")
+		}
+		report.OK = report.OK && v.OK
+	}
+}
+
+// verifyArchives reads the archives back; before is what the verification of the tables failed with.
+func verifyArchives(ctx context.Context, app *App, db *postgres.DB, opts integrity.VerifyOptions, table *int16, before error) (list []archiveVerdict, found, failed error) {
+	log, err := newLog(app)
+	if err != nil {
+		return nil, nil, errors.Join(before, err)
+	}
+	archiver, err := app.archiver(ctx, db, log, opts)
+	if err != nil {
+		return nil, nil, errors.Join(before, err)
+	}
+	list, found, err = checkArchives(ctx, archiver, table, 0)
+	return list, found, errors.Join(before, err)
 }
 
 // verdictLimit bounds how long keeping verdicts may take.
@@ -191,6 +250,13 @@ func verifyWithProgress(ctx context.Context, app *App, db *postgres.DB, opts int
 	return integrity.Verify(ctx, db, opts)
 }
 
+// unlimitedVerify is for work that reads partitions whole.
+func unlimitedVerify(ctx context.Context, app *App, jobs int) (integrity.VerifyOptions, error) {
+	var rate int64
+	var maxDuration time.Duration
+	return verifyOptions{jobs: jobs, rate: &rate, maxDuration: &maxDuration}.resolve(ctx, app)
+}
+
 // resolve reads keys, times and checkpoints before anything is tried.
 func (o verifyOptions) resolve(ctx context.Context, app *App) (opts integrity.VerifyOptions, err error) {
 	now := app.Now()
@@ -233,8 +299,9 @@ func (o verifyOptions) resolve(ctx context.Context, app *App) (opts integrity.Ve
 	if opts.Anchors, err = readCheckpoints(ctx, app, o.checkpoints); err != nil {
 		return opts, err
 	}
-	anchored, unread, err := readAnchors(ctx, app)
-	opts.Anchors, opts.Unread = append(opts.Anchors, anchored...), unread
+	var anchored []integrity.External
+	anchored, opts.Unread, opts.Empty, err = readAnchors(ctx, app)
+	opts.Anchors = append(opts.Anchors, anchored...)
 	return opts, err
 }
 
@@ -249,6 +316,9 @@ func verdict(r *integrity.Report) error {
 	case r.Unproven != "":
 		return fault.New(fault.Unavailable, "set integrity.key_file (AUDITDB_INTEGRITY_KEY_FILE) to the log's key, or integrity.public_key_file to its verifier key",
 			"verify-integrity: hashes are right, but the log could not be authenticated: %s", r.Unproven)
+	case len(r.Emptied) > 0:
+		return fault.New(fault.Unavailable, "where it is new: auditdb integrity checkpoint brings the newest one there; else find out who has emptied it",
+			"verify-integrity: hashes are right, but anchor %s holds no checkpoint, so a rollback is not excluded", r.Emptied[0])
 	}
 	return nil
 }
@@ -261,12 +331,12 @@ func foundErrors(r *integrity.Report) error {
 	return fault.New(fault.Integrity, "keep the database as it is and look at the findings", "verify-integrity: %s of severity error", countOf(int(r.Errors), "finding"))
 }
 
-// verifyTableOf draws findings first and the assurance last.
-func verifyTableOf(t *output.Table, r *integrity.Report) {
+// verifyTableOf draws findings first and the assurance last. table is the one that was named; "": all.
+func verifyTableOf(t *output.Table, r *integrity.Report, table string) {
 	if len(r.Findings) > 0 {
 		findingsTable(t, r.Findings)
 		if r.FindingsTotal > int64(len(r.Findings)) {
-			t.Line("%d findings in all.", r.FindingsTotal)
+			t.Line("%s in all.", countOf(r.FindingsTotal, "finding"))
 		}
 		t.Line("")
 	}
@@ -281,12 +351,22 @@ func verifyTableOf(t *output.Table, r *integrity.Report) {
 	case r.Incomplete:
 		state = "OK so far, incomplete"
 	}
-	t.Line("%s: %s rows in %s leaf sets checked, %s unsealed, %.1f s, %s rows/s", state, output.Cell(r.RowsChecked), output.Cell(r.BatchesChecked),
-		output.Cell(r.UnsealedRows), r.ElapsedSeconds, output.Cell(int64(r.RowsPerSecond)))
+	if state == "OK" && nothingSealed(r) {
+		t.Line("Nothing is sealed yet: of %s none is in a leaf set.", countOf(r.UnsealedRows, "row"))
+		t.Line("Next: %s", strings.TrimSpace("auditdb integrity seal "+table))
+	} else {
+		t.Line("%s: %s in %s checked, %s unsealed, %.1f s, %s rows/s", state, countOf(r.RowsChecked, "row"), countOf(r.BatchesChecked, "leaf set"),
+			output.Cell(r.UnsealedRows), r.ElapsedSeconds, output.Cell(int64(r.RowsPerSecond)))
+	}
 	if r.Checkpoint != nil {
-		t.Line("Checkpoint: %s, %d records, root %s", r.Checkpoint.Origin, r.Checkpoint.Size, r.Checkpoint.Root)
+		t.Line("Checkpoint: %s, %s, root %s", r.Checkpoint.Origin, countOf(r.Checkpoint.Size, "record"), r.Checkpoint.Root)
 	}
 	t.Line("Checked: %s", strings.ReplaceAll(r.Assurance, "; ", "\n         "))
+}
+
+// nothingSealed says that there are rows, and the log knows of none of them.
+func nothingSealed(r *integrity.Report) bool {
+	return r.BatchesChecked == 0 && r.UnsealedRows > 0 && r.UnsealedRows == r.RowsChecked && r.NotRead == 0
 }
 
 // findingsTable leaves the table's name out where there is only one.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -135,7 +134,7 @@ func (d *checkProofDoc) draw(t *output.Table) {
 	t.Header("", "")
 	t.Row("table", e.Table)
 	t.Row("partition then", e.Partition)
-	t.Row("logged at", e.LoggedAt.Format(time.RFC3339Nano))
+	t.Row("logged at", output.Moment(e.LoggedAt))
 	t.Row("record", plainNumber(&e.Record))
 	t.Row("log", e.Checkpoint.Origin)
 	t.Row("records", plainNumber(&e.Checkpoint.Size))

@@ -184,7 +184,7 @@ func (d *proveDoc) prove(ctx context.Context, db *postgres.DB, table, extends st
 func (d *proveDoc) draw(t *output.Table) {
 	what := "the log's growth"
 	if d.Extends != nil {
-		what = fmt.Sprintf("the log's growth since its first %d records", d.Extends.Size)
+		what = "the log's growth since its first " + countOf(d.Extends.Size, "record")
 	}
 	if d.ID != nil {
 		what = fmt.Sprintf("row %d of %s, in record %d", *d.ID, *d.Table, *d.Record)
@@ -194,7 +194,7 @@ func (d *proveDoc) draw(t *output.Table) {
 	}
 	t.Header("", "")
 	t.Row("proof of", what)
-	t.Row("proven to", fmt.Sprintf("%d records of %s", d.Checkpoint.Size, d.Checkpoint.Origin))
+	t.Row("proven to", countOf(d.Checkpoint.Size, "record")+" of "+d.Checkpoint.Origin)
 	t.Row("file", fmt.Sprintf("%s (%s)", d.File, output.Cell(output.Size(d.SizeBytes))))
 	t.Line("")
 	t.Line("To be checked by anybody with the verifier key, without a database:")

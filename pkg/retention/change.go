@@ -3,6 +3,7 @@ package retention
 import (
 	"context"
 	"slices"
+	"strings"
 
 	"auditdb/pkg/integrity"
 	"auditdb/pkg/partitions"
@@ -52,7 +53,7 @@ func (c Change) String() string {
 func (c Change) record() integrity.Body {
 	b := &integrity.Policy{Table: c.Table, Name: c.Name, Event: integrity.EventSet, Definition: c.Becomes()}
 	if c.isFloor {
-		b.Name = "floor:" + c.Name
+		b.Name = floorName(c.Name)
 	}
 	if c.Removes() {
 		b.Event = integrity.EventRemoved
@@ -145,3 +146,10 @@ func (f *File) CheckStored(ctx context.Context, q partitions.Querier, want map[i
 	}
 	return nil
 }
+
+// floorPrefix begins the names by which the log keeps floors.
+const floorPrefix = "floor:"
+
+func floorName(classification string) string { return floorPrefix + classification }
+
+func isFloorName(name string) bool { return strings.HasPrefix(name, floorPrefix) }

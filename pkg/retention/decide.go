@@ -30,7 +30,11 @@ type Judgement struct {
 	Detail  string            // for people
 	Groups  []Group           // its census
 	Expired []int             // groups past a rule for rows that is shorter than the table's, by position
+	Archive string            // why it is to be archived first; "": it need not be
+	Loses   bool              // once it is archived, rows of it go
 	Rows    int64             // of the census
+	past    string            // since when no rule keeps it; "": one does
+	waiting int64             // rows past a rule for rows that go once it is archived
 }
 
 // Decider decides about the partitions of one table. It keeps what it has read of a partition, so that deciding again, while the partition
@@ -48,6 +52,9 @@ type Decider struct {
 	verified map[uint32]bool              // by oid, candidates only; nil: integrity is off, or nothing was verified yet
 	stays    map[uint32]partitions.Reason // what was no candidate when the others were verified
 	Found    map[uint32]Judgement         // by oid: the latest
+	// CheckArchive reads the newest archive of a partition back from the store; nil: what is recorded is believed.
+	CheckArchive func(ctx context.Context, t partitions.Table, p partitions.Partition) error
+	stored       map[uint32]error // what CheckArchive said, by oid
 }
 
 type holdOf struct {
@@ -59,7 +66,7 @@ type holdOf struct {
 func NewDecider(ctx context.Context, q partitions.Querier, t partitions.Table, now func() time.Time, span ParseSpan, stop func() bool) (*Decider, error) {
 	d := &Decider{
 		Table: t, Now: now, Span: span, Stop: stop, columns: map[string]bool{}, census: map[uint32][]Group{}, held: map[holdOf]bool{},
-		asked: map[uint32]int{}, Found: map[uint32]Judgement{},
+		asked: map[uint32]int{}, Found: map[uint32]Judgement{}, stored: map[uint32]error{},
 	}
 	rows, err := q.Query(ctx, columnsSQL, t.OID)
 	if err != nil {
@@ -112,7 +119,7 @@ func (d *Decider) Judge(ctx context.Context, q partitions.Querier, p partitions.
 	if err != nil {
 		return j, err
 	}
-	hold, err := d.hold(ctx, q, p)
+	hold, whole, err := d.hold(ctx, q, p)
 	if err != nil {
 		return j, err
 	}
@@ -120,17 +127,60 @@ func (d *Decider) Judge(ctx context.Context, q partitions.Querier, p partitions.
 		return j, err
 	}
 	j = d.weigh(p, rules, groups, complete)
-	if len(j.Expired) > 0 && d.unarchived(p, rules) {
-		j.Expired = nil
-		j.Detail += "; rows past a shorter rule wait for a verified archive"
-	}
-	switch {
-	case j.Reason == "" && hold != nil:
+	if j.Reason == "" && hold != nil {
 		j.Reason, j.Rule, j.Detail = partitions.KeptHold, fmt.Sprintf("hold %d", hold.ID), "held: "+hold.Reason
-	case j.Reason == "" && d.unarchived(p, rules):
-		j.Reason, j.Detail = partitions.KeptNotArchived, "expired, and has no verified archive"
+	}
+	if whole {
+		j.Expired = nil
+	}
+	if !slices.ContainsFunc(d.archived, p.Equal) {
+		d.wantArchive(&j, p, rules)
+	} else if j.Reason == "" && needsArchive(rules) {
+		if err := d.lostArchive(ctx, p); err != nil {
+			d.wantArchive(&j, p, rules)
+			j.Detail = err.Error()
+		}
 	}
 	return j, nil
+}
+
+// lostArchive says why the archive of a partition that would go cannot be relied on: it may have been read back years ago. Each is read once.
+func (d *Decider) lostArchive(ctx context.Context, p partitions.Partition) error {
+	if d.CheckArchive == nil {
+		return nil
+	}
+	err, known := d.stored[p.OID]
+	if !known {
+		err = d.CheckArchive(ctx, d.Table, p)
+		d.stored[p.OID] = err
+	}
+	return err
+}
+
+// wantArchive says why a partition without a verified archive is to have one.
+func (d *Decider) wantArchive(j *Judgement, p partitions.Partition, rules Rules) {
+	required, after := needsArchive(rules), archiveAfter(rules)
+	switch {
+	case required && j.Reason == "":
+		j.Reason, j.Detail, j.Archive, j.Loses = partitions.KeptNotArchived, j.past+", and has no verified archive", "then it is removed", true
+	case required && len(j.Expired) > 0:
+		j.Detail += "; rows past a shorter rule wait for a verified archive"
+		j.waiting = j.expiring()
+		j.Archive, j.Loses = fmt.Sprintf("then %d rows past a rule for rows are deleted", j.waiting), true
+	case after != nil && !p.ToMax && !p.To.After(Decision{Keep: []partitions.Span{*after}}.Cutoff(d.Table, d.Now())):
+		j.Archive = "older than archive_after " + SpanText(*after) + "; it stays"
+	}
+	if required {
+		j.Expired = nil
+	}
+}
+
+// archiveAfter is the age from which on partitions are archived though they stay; nil: none is.
+func archiveAfter(r Rules) *partitions.Span {
+	if p := r.Table(); p != nil {
+		return p.ArchiveAfter
+	}
+	return nil
 }
 
 // unarchived says that the table's rule wants a verified archive of p, and there is none: then no row of it may go, neither with the partition nor
@@ -183,7 +233,8 @@ func (d *Decider) weigh(p partitions.Partition, rules Rules, groups []Group, com
 	switch {
 	case j.Reason != "":
 	case past == len(groups):
-		j.Detail = "past its rule since " + latest.UTC().Format(time.DateOnly)
+		j.past = "expired on " + latest.UTC().Format(time.DateOnly)
+		j.Detail = j.past
 	default:
 		j.Reason, j.Detail = partitions.KeptNotExpired, "kept until "+latest.UTC().Format(time.DateOnly)
 	}
@@ -240,11 +291,11 @@ func (d *Decider) oldEnough(p partitions.Partition, rules Rules) bool {
 	})
 }
 
-// hold is an active hold that a row of the partition matches, or could match.
-func (d *Decider) hold(ctx context.Context, q partitions.Querier, p partitions.Partition) (*Hold, error) {
+// hold is an active hold that a row of the partition matches, or could match; whole: one is for all its rows.
+func (d *Decider) hold(ctx context.Context, q partitions.Querier, p partitions.Partition) (found *Hold, whole bool, err error) {
 	holds, err := LoadHolds(ctx, q, false, d.Table.ManagedID)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	for i, h := range holds {
 		if !d.span(h).Overlaps(p.Bounds) {
@@ -254,15 +305,22 @@ func (d *Decider) hold(ctx context.Context, q partitions.Querier, p partitions.P
 		held, known := d.held[key]
 		if !known {
 			if held, err = d.matches(ctx, q, p, h); err != nil {
-				return nil, fmt.Errorf("look for rows of hold %d in %s: %w", h.ID, p, err)
+				return nil, false, fmt.Errorf("look for rows of hold %d in %s: %w", h.ID, p, err)
 			}
 			d.held[key] = held
 		}
 		if held {
-			return &holds[i], nil
+			found = cmp.Or(found, &holds[i])
+			whole = whole || d.forAll(h)
 		}
 	}
-	return nil, nil
+	return found, whole, nil
+}
+
+// forAll says that a hold is for all rows of its range, or that it cannot be told for which.
+func (d *Decider) forAll(h Hold) bool {
+	where, sure := d.where(h, func(string) string { return "" })
+	return !sure || where == ""
 }
 
 // span is a hold's range in values of the key; a day more on both sides where keys are no instants.

@@ -25,6 +25,7 @@ WHERE ($1 OR h.released_at IS NULL) AND ($2::smallint IS NULL OR h.table_id IS N
 INSERT INTO auditdb.hold (table_id, span, organization_id, principal_id, correlation_id, review_at, reason)
 VALUES ($1, tstzrange($2, $3), $4, $5, $6, $7, $8) RETURNING hold_id, salt`
 	lockHoldSQL    = `SELECT salt, released_at IS NOT NULL FROM auditdb.hold WHERE hold_id = $1 FOR UPDATE`
+	seeHoldSQL     = `SELECT EXISTS (SELECT FROM auditdb.hold WHERE hold_id = $1)`
 	releaseHoldSQL = `UPDATE auditdb.hold SET released_at = now(), released_by = session_user, release_reason = $2 WHERE hold_id = $1`
 )
 
@@ -105,6 +106,12 @@ func commitment(salt []byte, text string) [32]byte {
 
 // AddHold stores a hold, and returns its id.
 func (s Store) AddHold(ctx context.Context, h Hold) (id int64, err error) {
+	for _, at := range []**time.Time{&h.From, &h.To, &h.ReviewAt} { // what is logged is what is stored
+		if *at != nil {
+			micros := (*at).Truncate(time.Microsecond)
+			*at = &micros
+		}
+	}
 	err = s.change(ctx, func(tx pgx.Tx) ([]integrity.Entry, error) {
 		var salt []byte
 		err := tx.QueryRow(ctx, addHoldSQL, h.TableID, h.From, h.To, h.Organization, h.Principal, h.Correlation, h.ReviewAt, h.Reason).Scan(&id, &salt)
@@ -126,7 +133,7 @@ func (s Store) ReleaseHold(ctx context.Context, id int64, reason string) (releas
 		var over bool
 		err := tx.QueryRow(ctx, lockHoldSQL, id).Scan(&salt, &over)
 		if errors.Is(err, pgx.ErrNoRows) {
-			return nil, fault.New(fault.Usage, "auditdb retention hold list shows the holds", "there is no hold %d", id)
+			return nil, noHold(id)
 		}
 		if err != nil || over {
 			return nil, err
@@ -141,6 +148,22 @@ func (s Store) ReleaseHold(ctx context.Context, id int64, reason string) (releas
 		return false, fmt.Errorf("release hold %d: %w", id, err)
 	}
 	return released, nil
+}
+
+func noHold(id int64) error {
+	return fault.New(fault.Usage, "auditdb retention hold list shows the holds", "there is no hold %d", id)
+}
+
+// RequireHold is an error where there is no such hold, released or not.
+func RequireHold(ctx context.Context, q partitions.Querier, id int64) error {
+	var there bool
+	if err := q.QueryRow(ctx, seeHoldSQL, id).Scan(&there); err != nil {
+		return fmt.Errorf("look for hold %d: %w", id, err)
+	}
+	if !there {
+		return noHold(id)
+	}
+	return nil
 }
 
 // PastReview lists the active holds whose date of review has come.

@@ -127,6 +127,8 @@ func (p Policy) Check(floors []Floor) error {
 	switch {
 	case p.Name == "" || len(p.Name) > maxNameBytes || strings.ContainsFunc(p.Name, func(r rune) bool { return r < ' ' }):
 		return bad("a name has 1 to %d bytes and no control characters", maxNameBytes)
+	case isFloorName(p.Name):
+		return bad("the name of a policy does not begin with %q", floorPrefix)
 	case meanDays(p.Keep) <= 0:
 		return bad("keep must be longer than nothing")
 	case p.Action != partitions.Drop && p.Action != partitions.Detach:

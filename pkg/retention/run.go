@@ -12,9 +12,9 @@ import (
 
 	"auditdb/internal/fault"
 	"auditdb/internal/postgres"
+	"auditdb/pkg/archive"
 	"auditdb/pkg/integrity"
 	"auditdb/pkg/partitions"
-	"auditdb/pkg/plan"
 )
 
 // The steps of a run, in their order.
@@ -34,6 +34,8 @@ const (
 	StateSkipped = "skipped"
 	StateFinding = "finding"
 )
+
+const loggedTableSQL = `SELECT EXISTS (SELECT FROM auditdb.leaf WHERE table_id = $1)`
 
 // Step is what was done, or would be, to a table or one of its partitions.
 type Step struct {
@@ -67,16 +69,10 @@ type Runner struct {
 	Stop           func() bool // time is up
 	AllowRemoveAll bool
 	Wait           time.Duration
-}
-
-// Draft is what a run would do to a table.
-type Draft struct {
-	Table   partitions.Table
-	Rules   Rules
-	Create  *partitions.Draft
-	Prune   *partitions.PruneDraft // nil: the table has no policy
-	Decider *Decider
-	Expire  []partitions.Partition // with rows past a rule for rows, that stay
+	// CheckArchive reads the newest archive of a partition back, before the partition is dropped.
+	CheckArchive func(ctx context.Context, t partitions.Table, p partitions.Partition) error
+	// Archive copies a partition to the store, reads it back and records that; nil: no store is configured.
+	Archive func(ctx context.Context, t partitions.Table, p partitions.Partition) (*archive.Made, error)
 }
 
 // Plan reads a table and its rules and says what a run would do. It changes nothing.
@@ -84,12 +80,23 @@ func (r *Runner) Plan(ctx context.Context, t partitions.Table) (*Draft, error) {
 	if t.ManagedID == nil {
 		return nil, fault.New(fault.Config, "auditdb partition adopt --register registers it", "table %s is not managed by auditdb", t)
 	}
+	if err := r.audit(ctx); err != nil {
+		return nil, err
+	}
 	d := &Draft{Table: t}
 	var err error
 	if d.Create, err = r.Worker.DraftCreate(ctx, t, partitions.CreateOptions{Ahead: t.Ahead}); err != nil {
 		return nil, err
 	}
 	return d, r.planPrune(ctx, d, nil)
+}
+
+// audit refuses to work by rules that are not what was logged.
+func (r *Runner) audit(ctx context.Context) error {
+	if r.Log == nil {
+		return nil
+	}
+	return Audit(ctx, r.DB.Pool(), r.Log.Keys())
 }
 
 // planPrune decides about the partitions of a table. verified is what came of the verification of this run.
@@ -122,17 +129,19 @@ func (r *Runner) planPrune(ctx context.Context, d *Draft, recheck func(context.C
 		return err
 	}
 	d.Expire = d.expirable()
-	return r.refuseAll(d)
-}
-
-// expirable are the partitions that stay and have rows past a rule for rows.
-func (d *Draft) expirable() (out []partitions.Partition) {
+	d.Archive = nil
+	leaving := len(d.Prune.Goes)
 	for _, k := range d.Prune.Kept {
-		if j, ok := d.Decider.Found[k.OID]; ok && len(j.Expired) > 0 && k.State == partitions.Attached && k.Reason != partitions.KeptFinding {
-			out = append(out, k.Partition)
+		due := k.Reason == partitions.KeptNotArchived
+		if r.Archive == nil || d.Decider.Found[k.OID].Archive == "" || k.State != partitions.Attached || k.Kind != 'r' || due && leaving >= maxDrop {
+			continue
+		}
+		d.Archive = append(d.Archive, k.Partition)
+		if due {
+			leaving++
 		}
 	}
-	return out
+	return r.refuseAll(d)
 }
 
 // refuseAll refuses to leave nothing behind.
@@ -144,85 +153,6 @@ func (r *Runner) refuseAll(d *Draft) error {
 		return nil
 	}
 	return fault.New(fault.Refused, "look at the policies; --allow-remove-all does it", "retention of %s would remove every partition that has rows", d.Table)
-}
-
-// Destructive says that the draft would remove rows.
-func (d *Draft) Destructive() bool {
-	return d.Prune != nil && (len(d.Prune.Goes) > 0 || len(d.Expire) > 0)
-}
-
-// Names are those of the partitions that would lose rows; never nil.
-func (d *Draft) Names() []string {
-	names := []string{}
-	if d == nil || d.Prune == nil {
-		return names
-	}
-	for _, p := range append(slices.Clone(d.Prune.Goes), d.Expire...) {
-		names = append(names, p.String())
-	}
-	return names
-}
-
-// Plans are the statements of a draft.
-func (d *Draft) Plans() (p plan.Plan) {
-	p.Steps = append(p.Steps, d.Create.Plan.Steps...)
-	p.Skipped = append(p.Skipped, d.Create.Plan.Skipped...)
-	if d.Prune == nil {
-		return p
-	}
-	p.AsOf = d.Prune.Plan.AsOf
-	p.Steps = append(p.Steps, d.Prune.Plan.Steps...)
-	p.Skipped = append(p.Skipped, d.Prune.Plan.Skipped...)
-	for _, part := range d.Expire {
-		p.Steps = append(p.Steps, plan.Step{
-			Name: part.String(), SQL: "DELETE FROM ONLY " + part.Ident() + " WHERE …", Destructive: true,
-			Reason: fmt.Sprintf("%d rows are past a rule for rows, in batches of %d; locks: ROW EXCLUSIVE", d.Decider.Found[part.OID].expiring(), expireBatch),
-		})
-	}
-	return p
-}
-
-func (j Judgement) expiring() (n int64) {
-	for _, i := range j.Expired {
-		n += j.Groups[i].Rows
-	}
-	return n
-}
-
-// Steps describes a draft that was not carried out.
-func (d *Draft) Steps() (out []Step) {
-	for _, p := range d.Create.Plan.Steps {
-		out = append(out, Step{Step: StepCreate, Partition: &p.Name, State: StatePlanned, Detail: p.Reason})
-	}
-	if d.Prune == nil {
-		return append(out, Step{Step: StepPrune, State: StateSkipped, Reason: string(partitions.KeptNoPolicy), Detail: "the table has no policy, so nothing is pruned"})
-	}
-	for _, p := range d.Prune.Goes {
-		j := d.Decider.Found[p.OID]
-		out = append(out, Step{Step: StepPrune, Partition: &p.Name, Rows: &j.Rows, Bytes: &p.SizeBytes, State: StatePlanned, Rule: j.Rule, Detail: j.Detail})
-	}
-	for _, p := range d.Expire {
-		j := d.Decider.Found[p.OID]
-		n := j.expiring()
-		out = append(out, Step{Step: StepExpire, Partition: &p.Name, Rows: &n, State: StatePlanned, Detail: "rows past a rule for rows, where no hold matches them"})
-	}
-	return append(out, d.kept()...)
-}
-
-// kept says for each partition that stays why.
-func (d *Draft) kept() (out []Step) {
-	for _, k := range d.Prune.Kept {
-		j := d.Decider.Found[k.OID]
-		s := Step{Step: StepPrune, Partition: &k.Name, State: StateKept, Reason: string(k.Reason), Rule: j.Rule, Detail: j.Detail}
-		if k.Reason == partitions.KeptFinding {
-			s.State, s.Detail = StateFinding, "its verification found something wrong: auditdb verify-integrity shows it"
-		}
-		if k.Reason == partitions.KeptMinKeep || k.Reason == partitions.KeptMaxDrop {
-			s.Detail += "; kept by " + string(k.Reason)
-		}
-		out = append(out, s)
-	}
-	return out
 }
 
 // Result is what a run did to a table, also where it failed.
@@ -257,14 +187,28 @@ func (r *Runner) run(ctx context.Context, t partitions.Table, allowed []string, 
 	if r.timeUp(res) {
 		return createErr
 	}
+	if err := r.audit(ctx); err != nil {
+		return errors.Join(createErr, err)
+	}
 	d := &Draft{Table: t}
+	var err error
+	if d.Decider, err = NewDecider(ctx, r.DB.Pool(), t, r.Now, r.Span, r.Stop); err != nil {
+		return errors.Join(createErr, err)
+	}
+	d.Decider.CheckArchive = r.CheckArchive
+	if d.integrity, err = r.integrityOn(ctx, t); err != nil {
+		return errors.Join(createErr, err)
+	}
 	if err := r.planPrune(ctx, d, nil); err != nil || d.Prune == nil {
 		if err == nil {
 			res.add(Step{Step: StepPrune, State: StateSkipped, Reason: string(partitions.KeptNoPolicy), Detail: "the table has no policy, so nothing is pruned"})
 		}
 		return errors.Join(createErr, err)
 	}
-	if !d.Destructive() {
+	if err := r.bringBack(ctx, d, res); err != nil || d.Prune == nil {
+		return errors.Join(createErr, err)
+	}
+	if len(d.Names())+len(d.Archive) == 0 {
 		res.Steps = append(res.Steps, d.kept()...)
 		return errors.Join(createErr, d.findings())
 	}
@@ -272,6 +216,10 @@ func (r *Runner) run(ctx context.Context, t partitions.Table, allowed []string, 
 		return errors.Join(createErr, err)
 	}
 	if r.timeUp(res) {
+		return createErr
+	}
+	createErr = errors.Join(createErr, r.archive(ctx, d, allowed, res))
+	if ctx.Err() != nil || r.timeUp(res) {
 		return createErr
 	}
 	size, err := r.verify(ctx, d, res)
@@ -331,22 +279,6 @@ func confirmed(d *Draft, allowed []string) error {
 	return nil
 }
 
-// findings is the error for partitions that were kept because something is wrong with them.
-func (d *Draft) findings() error {
-	n, first := 0, ""
-	for _, k := range d.Prune.Kept {
-		if k.Reason == partitions.KeptFinding {
-			if n++; n == 1 {
-				first = k.Name
-			}
-		}
-	}
-	if n == 0 {
-		return nil
-	}
-	return fault.New(fault.Integrity, "auditdb verify-integrity --partition "+first, "retention of %s: %d partitions with integrity findings were kept, the first is %s", d.Table, n, first)
-}
-
 func (r *Runner) timeUp(res *Result) bool {
 	if r.Stop() {
 		res.Incomplete = true
@@ -370,16 +302,25 @@ func (r *Runner) create(ctx context.Context, t partitions.Table, res *Result) er
 	})
 }
 
-func (r *Runner) integrityOn(t partitions.Table) bool { return t.Integrity && r.Log != nil }
+// integrityOn goes by the log where it knows the table: what auditdb.managed_table says can be changed by more people.
+func (r *Runner) integrityOn(ctx context.Context, t partitions.Table) (on bool, err error) {
+	if r.Log == nil || t.Integrity || t.ManagedID == nil {
+		return r.Log != nil && t.Integrity, nil
+	}
+	if err := r.DB.Pool().QueryRow(ctx, loggedTableSQL, *t.ManagedID).Scan(&on); err != nil {
+		return false, fmt.Errorf("ask whether %s was ever logged: %w", t, err)
+	}
+	return on, nil
+}
 
 func (r *Runner) seal(ctx context.Context, d *Draft, res *Result) error {
-	if !r.integrityOn(d.Table) {
+	if !d.integrity {
 		res.add(Step{Step: StepSeal, State: StateSkipped, Detail: "integrity is off, or no key is configured and nothing was ever logged"})
 		return nil
 	}
 	t := d.Table
 	sealed, err := r.Log.Seal(ctx, r.DB, &integrity.Table{ID: *t.ManagedID, OID: t.OID, Schema: t.Schema, Name: t.Name, KeyColumn: t.Key.Column}, r.Seal)
-	if err == nil || sealed.SealedRows > 0 {
+	if sealed.Records > 0 || sealed.SealedRows > 0 {
 		res.add(Step{Step: StepSeal, Rows: &sealed.SealedRows, State: StateDone, Detail: fmt.Sprintf("%d records", sealed.Records)})
 	}
 	d.Decider.census = map[uint32][]Group{} // what was counted before is too old
@@ -388,7 +329,7 @@ func (r *Runner) seal(ctx context.Context, d *Draft, res *Result) error {
 
 func (r *Runner) expire(ctx context.Context, d *Draft, res *Result) error {
 	e := &Expirer{DB: r.DB, Decider: d.Decider}
-	if r.integrityOn(d.Table) {
+	if d.integrity {
 		e.Log = r.Log
 	}
 	var failed error
