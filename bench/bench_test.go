@@ -67,6 +67,14 @@ func groups() []group {
 		{"convert", "partitions", (*bench).convert},
 		{"drain", "partitions", (*bench).drain},
 		{"indexes", "", (*bench).indexes},
+		{"advice", "", (*bench).advice},
+		{"pages", "query", (*bench).query},
+		{"pool", "query", (*bench).pool},
+		{"cached", "query", (*bench).cachedQuery},
+		{"local", "cache", (*bench).local},
+		{"shared", "cache", (*bench).fromRedis},
+		{"health", "", (*bench).health},
+		{"archive", "", (*bench).archive},
 	}
 }
 
@@ -136,7 +144,9 @@ func setup(t *testing.T) *bench {
 	t.Cleanup(func() { _ = b.pg.Stop(context.Background()) })
 	b.psql = filepath.Join(b.pg.BinDir(), "psql")
 	b.auditdb = filepath.Join(b.dir, "auditdb")
-	b.must(exec.Command("go", "build", "-o", b.auditdb, ".."))
+	build := exec.Command("go", "build", "-trimpath", "-o", b.auditdb, "..") // as make build does
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	b.must(build)
 	b.sql("postgres", "CREATE DATABASE template_audit")
 	b.must(b.cmd("template_audit", "integrity", "keygen", "-f", b.key(), "--public", b.file("key.pub")))
 	b.must(b.cmd("template_audit", "migrate", "up"))
