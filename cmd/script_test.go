@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"regexp"
 	"strconv"
 	"strings"
@@ -26,7 +27,12 @@ import (
 // tests is what testscript.Main runs: the package's tests, between the start and the stop of the shared server.
 type tests struct{ m *testing.M }
 
-func (r tests) Run() int { return pgtest.Run(r.m) }
+func (r tests) Run() int {
+	if signal.Ignored(syscall.SIGHUP) { // under nohup, where the commands would inherit it and outlive the end of their terminal
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
+	}
+	return pgtest.Run(r.m)
+}
 
 func TestMain(m *testing.M) {
 	testscript.Main(tests{m}, map[string]func(){
