@@ -28,7 +28,7 @@ func TestHealthHangs(t *testing.T) {
 		if !errors.As(err, &exit) || exit.ExitCode() != 2 || !strings.Contains(string(out), `"status": "critical"`) || !strings.HasSuffix(string(out), "}\n") {
 			t.Errorf("%v: %v\n%s", args, err, out)
 		}
-		if took > 3*time.Second {
+		if took > 20*time.Second { // the server hangs for good
 			t.Errorf("%v: it took %s", args, took)
 		}
 	}

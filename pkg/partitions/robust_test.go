@@ -165,7 +165,7 @@ func TestWorkBesideAReader(t *testing.T) {
 					t.Errorf("%d made beside the reader", len(made))
 				}
 			}
-			b.o.Wait = 2 * time.Second
+			b.o.Wait = 4 * time.Second
 			b.w = NewWorker(b.o)
 			done, _, err := b.tryPrune(tab, before(t, "2024-04-01"))
 			wantClass(t, err, fault.Locked)
@@ -179,7 +179,7 @@ func TestWorkBesideAReader(t *testing.T) {
 				}
 			}
 			worst, rows := inserts()
-			if rows == 0 || worst > time.Second {
+			if rows == 0 || worst > 3*time.Second {
 				t.Errorf("%d inserts, the slowest took %s", rows, worst)
 			}
 			if err := reader.Rollback(t.Context()); err != nil {
