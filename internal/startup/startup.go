@@ -23,6 +23,13 @@ func relax() int {
 		return usual
 	}
 	first := new([16]byte) // nobody holds it: the first collection finds that
-	runtime.AddCleanup(first, func(percent int) { debug.SetGCPercent(percent) }, usual)
+	runtime.AddCleanup(first, restore, usual)
 	return usual
+}
+
+// restore leaves alone what a command has set for itself in the meantime.
+func restore(usual int) {
+	if now := debug.SetGCPercent(usual); now != early {
+		debug.SetGCPercent(now)
+	}
 }

@@ -3,6 +3,7 @@ package startup
 import (
 	"os"
 	"runtime"
+	"runtime/debug"
 	"runtime/metrics"
 	"testing"
 	"time"
@@ -28,5 +29,12 @@ func TestFirstCollection(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatalf("afterwards: %d", pace())
 		}
+	}
+	// What a command sets for itself before the first collection, ingest say, stays.
+	const own = 20
+	debug.SetGCPercent(own)
+	restore(100)
+	if got := pace(); got != own {
+		t.Errorf("of a command: %d", got)
 	}
 }
