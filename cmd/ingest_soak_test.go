@@ -117,8 +117,8 @@ func TestSoakEverybodyAtOnce(t *testing.T) {
 	t.Logf("%d events ingested, %d rows inserted, %d seals, %d verifications, %s records", ingested.Load(), inserted.Load(), seals.Load(), verified.Load(), p.scan("SELECT count(*) FROM auditdb.log"))
 }
 
-// The server is killed 25 times while events are taken in, at no particular moment: the run goes on by itself when the server is back, and
-// every event is there once.
+// The server is killed 25 times while events are taken in, at no particular moment of a run that has begun: it goes on by itself when the server is
+// back, and every event is there once.
 func TestSoakServerKilled(t *testing.T) {
 	pg := pgtest.Server(t)
 	conn, err := pgx.Connect(t.Context(), pg.URL("postgres"))
@@ -144,6 +144,10 @@ func TestSoakServerKilled(t *testing.T) {
 		runs++
 		done := make(chan error, 1)
 		go func() { done <- cmd.Wait() }()
+		// A server that is away when a run begins is an error, as for any command.
+		for p.scan("SELECT count(*) FROM auditdb.ingest_range") == "0" && cmd.ProcessState == nil {
+			time.Sleep(time.Millisecond)
+		}
 		for running := true; running && kills < 25; {
 			select {
 			case err := <-done:

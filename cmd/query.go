@@ -177,7 +177,7 @@ func runSearch(ctx context.Context, app *App, o queryOptions, name string) error
 	if err != nil {
 		return err
 	}
-	options := query.Options{DB: db, Now: app.Now, StatementTimeout: *o.statementTimeout, Cache: cached, Log: app.Log}
+	options := query.Options{DB: db, Now: app.Now, StatementTimeout: *o.statementTimeout, Wait: app.Config.Wait, Cache: cached, Log: app.Log}
 	router, err := app.replicas(ctx, db, name, *o.statementTimeout)
 	if err != nil {
 		return err

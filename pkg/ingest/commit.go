@@ -108,7 +108,7 @@ func (c *committer) blocked(ctx context.Context, b *batch, err error) error {
 	for _, s := range b.shares {
 		oids = append(oids, s.leaf.oid)
 	}
-	return &lockedError{integrity.Blocked(ctx, c.run.db, oids, true, err)}
+	return &lockedError{c.run.db.Blocked(ctx, oids, true, err)}
 }
 
 // plainError keeps the values of rows out of messages: those stand in the detail and the context of a server's error only.

@@ -45,7 +45,7 @@ func ProveEvent(ctx context.Context, db *postgres.DB, o ProveOptions) (p *EventP
 		for _, t := range o.Tables {
 			oids = append(oids, t.Table.OID)
 		}
-		return nil, nil, Blocked(ctx, db, oids, false, err)
+		return nil, nil, db.Blocked(ctx, oids, false, err)
 	}
 	return p, e, nil
 }

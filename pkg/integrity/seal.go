@@ -199,7 +199,7 @@ func (s *sealer) partition(ctx context.Context, p partition) error {
 			s.skip(p, "it was dropped or renamed meanwhile")
 			return nil
 		}
-		return Blocked(ctx, s.db, relationOIDs(rels), false, err)
+		return s.db.Blocked(ctx, relationOIDs(rels), false, err)
 	}
 	if p.ref.Range.Default {
 		n, err := countRows(ctx, tx, p.rel)

@@ -97,7 +97,7 @@ func (w *worker) attempt(ctx context.Context, u *unit, ordered bool, found *coll
 	}
 	defer rollback(ctx, tx)
 	if err := lockForReading(ctx, tx, u.rels, w.v.opts.Wait, ordered); err != nil {
-		return res, Blocked(ctx, w.v.db, u.oids(), false, err)
+		return res, w.v.db.Blocked(ctx, u.oids(), false, err)
 	}
 	view, err := w.v.setsOf(ctx, tx, u)
 	if err != nil {
@@ -402,4 +402,14 @@ func (v *verifier) reserve(n int64) time.Duration {
 	}
 	v.rateNext = v.rateNext.Add(time.Duration(float64(n) / float64(v.opts.Rate) * float64(time.Second)))
 	return v.rateNext.Sub(now)
+}
+
+func (u *unit) oids() []uint32 { return relationOIDs(u.rels) }
+
+func relationOIDs(rels []unitRelation) []uint32 {
+	out := make([]uint32, len(rels))
+	for i, r := range rels {
+		out[i] = r.rel.oid
+	}
+	return out
 }

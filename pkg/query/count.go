@@ -35,7 +35,7 @@ func (e *Engine) Count(ctx context.Context, req Request) (Answer, int64, error) 
 		total += n
 		return err
 	})
-	return p.answer, total, e.explain(p, err)
+	return p.answer, total, e.explain(ctx, p, err)
 }
 
 // Groups counts the rows by the values of a column: the Request.Limit largest groups, the largest first, and how many groups there are.
@@ -68,7 +68,7 @@ func (e *Engine) Groups(ctx context.Context, req Request, by string) (a Answer, 
 		return nil
 	})
 	if err != nil {
-		return p.answer, nil, 0, e.explain(p, err)
+		return p.answer, nil, 0, e.explain(ctx, p, err)
 	}
 	groups = largest(c, counts, null)
 	return p.answer, groups[:min(len(groups), req.Limit)], len(groups), nil

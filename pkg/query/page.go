@@ -35,7 +35,7 @@ func (e *Engine) Page(ctx context.Context, req Request) (*Page, error) {
 		})
 	}
 	if err != nil {
-		return nil, e.explain(p, err)
+		return nil, e.explain(ctx, p, err)
 	}
 	if len(page.Rows) > req.Limit {
 		page.Rows = page.Rows[:req.Limit]
@@ -83,7 +83,7 @@ func (e *Engine) Stream(ctx context.Context, req Request, fn func(Row) error) (a
 	if stopped != nil {
 		return p.answer, "", stopped
 	}
-	return p.answer, next, e.explain(p, err)
+	return p.answer, next, e.explain(ctx, p, err)
 }
 
 var errStopped = errors.New("the reader of the stream has stopped")

@@ -41,6 +41,7 @@ type Options struct {
 	DB               *postgres.DB
 	Now              func() time.Time
 	StatementTimeout time.Duration // of each statement on the server; 0: none
+	Wait             time.Duration // for who has locked the table against readers; at least 100 ms
 	Cache            CacheOptions
 	Replicas         Replicas          // to read rows from; nil: only from DB
 	Archives         *archive.Archiver // for requests that want them

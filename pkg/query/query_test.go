@@ -536,3 +536,50 @@ func TestStreamsOfEverythingAreNotSorted(t *testing.T) {
 		}
 	}
 }
+
+// Whoever shuts readers out for a moment is waited for, as long as Options.Wait allows, and is named where that is over.
+func TestLockedAgainstReaders(t *testing.T) {
+	t.Parallel()
+	db, table := filled(t, pgtest.DB(t))
+	holder, err := db.Connect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = holder.Close(context.WithoutCancel(t.Context())) }()
+	hold := func() pgx.Tx {
+		t.Helper()
+		tx, err := holder.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tx.Exec(t.Context(), "LOCK TABLE public.audit_log_2026_02 IN ACCESS EXCLUSIVE MODE"); err != nil {
+			t.Fatal(err)
+		}
+		return tx
+	}
+	request := Request{Table: table, Limit: 500}
+	tx := hold()
+	_, err = New(Options{DB: db, Now: time.Now, Wait: 200 * time.Millisecond}).Page(t.Context(), request)
+	if want := fmt.Sprintf("blocked by pid %d", holder.PgConn().PID()); fault.ClassOf(err) != fault.Locked || !strings.Contains(err.Error(), want) {
+		t.Errorf("%v, want %s", err, want)
+	}
+	answered := make(chan error, 1)
+	go func() {
+		page, err := New(Options{DB: db, Now: time.Now, Wait: time.Minute}).Page(t.Context(), request)
+		if err == nil && len(page.Rows) != 500 {
+			err = fmt.Errorf("%d rows", len(page.Rows))
+		}
+		answered <- err
+	}()
+	for waits, deadline := false, time.Now().Add(time.Minute); !waits; time.Sleep(time.Millisecond) {
+		if err := db.Pool().QueryRow(t.Context(), "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'public.audit_log_2026_02'::regclass)").Scan(&waits); err != nil || time.Now().After(deadline) {
+			t.Fatal("no reader waits", err)
+		}
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-answered; err != nil {
+		t.Error(err)
+	}
+}

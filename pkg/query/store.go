@@ -22,14 +22,13 @@ SELECT a.attname, a.atttypid, pg_catalog.format_type(a.atttypid, NULL), coalesce
     WHERE i.indrelid = a.attrelid AND m.amname = 'gin' AND i.indkey[0] = a.attnum AND i.indpred IS NULL AND i.indisvalid)
 FROM pg_catalog.pg_attribute a LEFT JOIN pg_catalog.pg_index k ON k.indrelid = a.attrelid AND k.indisprimary
 WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum`
-	// READ ONLY and one snapshot, with the limit in milliseconds set in the same round trip.
-	beginSQL = `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; ` + statementTimeoutSQL
+	// READ ONLY and one snapshot, with the limits in milliseconds set in the same round trip.
+	beginSQL  = `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; `
+	limitsSQL = `SET LOCAL statement_timeout = %d; SET LOCAL lock_timeout = %d`
 
 	inOrderSQL  = `SET LOCAL enable_sort = off`
 	positionSQL = `SELECT pg_catalog.pg_current_wal_insert_lsn()::text`
 	replayedSQL = `SELECT coalesce(pg_catalog.pg_last_wal_replay_lsn() >= $1::pg_lsn, false)`
-
-	statementTimeoutSQL = `SET LOCAL statement_timeout = %d`
 )
 
 // readColumns reads the columns of t, and, if documents says so, whether a GIN index over the documents is there.
@@ -75,18 +74,20 @@ func (e *Engine) readAfter(ctx context.Context, position string, fn func(tx pgx.
 }
 
 func (e *Engine) readFrom(ctx context.Context, db *postgres.DB, fn func(pgx.Tx) error) error {
-	limit := int64(0)
-	if e.o.StatementTimeout > 0 {
-		limit = min(max(1, e.o.StatementTimeout.Milliseconds()), math.MaxInt32)
-	}
-	return db.TxWith(ctx, pgx.TxOptions{BeginQuery: fmt.Sprintf(beginSQL, limit)}, func(tx pgx.Tx) error {
-		if limit > 0 && db.Pooling() == postgres.PoolingTransaction { // where each transaction gets the session's settings after it has begun
-			if _, err := tx.Exec(ctx, fmt.Sprintf(statementTimeoutSQL, limit)); err != nil {
+	limits := fmt.Sprintf(limitsSQL, milliseconds(e.o.StatementTimeout), milliseconds(max(e.o.Wait, postgres.DefaultLockTimeout)))
+	return db.TxWith(ctx, pgx.TxOptions{BeginQuery: beginSQL + limits}, func(tx pgx.Tx) error {
+		if db.Pooling() == postgres.PoolingTransaction { // where each transaction gets the session's settings after it has begun
+			if _, err := tx.Conn().PgConn().Exec(ctx, limits).ReadAll(); err != nil {
 				return err
 			}
 		}
 		return fn(tx)
 	})
+}
+
+// milliseconds are those of a server's setting; 0, which is no limit there, only for 0.
+func milliseconds(d time.Duration) int64 {
+	return min((d + time.Millisecond - 1).Milliseconds(), math.MaxInt32)
 }
 
 // inOrder has the server read by an index that has the order of the answer, where it would rather sort all of a partition: a stream of
@@ -135,9 +136,12 @@ func each(ctx context.Context, tx pgx.Tx, s *statement, fn func([][]byte) error)
 }
 
 // explain says what went wrong in the terms of the request.
-func (e *Engine) explain(p *prepared, err error) error {
+func (e *Engine) explain(ctx context.Context, p *prepared, err error) error {
 	if err == nil || fault.ClassOf(err) != "" {
 		return err
+	}
+	if postgres.IsLockNotAvailable(err) {
+		err = e.o.DB.Blocked(ctx, p.relations(), false, err)
 	}
 	what := "query " + p.req.Table.String()
 	switch state := postgres.SQLState(err); {
@@ -148,4 +152,13 @@ func (e *Engine) explain(p *prepared, err error) error {
 		return fault.New(fault.Usage, "the value of each filter has to be one of its column's type", "%s: %w", what, err)
 	}
 	return fmt.Errorf("%s: %w", what, err)
+}
+
+// relations are those that a lock may keep the request from.
+func (p *prepared) relations() []uint32 {
+	oids := []uint32{p.req.Table.OID}
+	for _, part := range p.catalog.All() {
+		oids = append(oids, part.OID)
+	}
+	return oids
 }

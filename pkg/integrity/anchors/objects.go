@@ -123,6 +123,9 @@ func OpenS3(ctx context.Context, address string) (*blob.Bucket, error) {
 	if q.Get("endpoint") != "" && q.Get("use_path_style") == "" {
 		q.Set("use_path_style", "true")
 	}
+	if q.Get("response_checksum_validation") == "" { // what comes back is compared with hashes of ours; else the library complains on standard error
+		q.Set("response_checksum_validation", "when_required")
+	}
 	u.Path, u.RawQuery = "", q.Encode()
 	b, err := (&s3blob.URLOpener{}).OpenBucketURL(ctx, u)
 	if err != nil {

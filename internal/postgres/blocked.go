@@ -1,4 +1,4 @@
-package integrity
+package postgres
 
 import (
 	"context"
@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"auditdb/internal/fault"
-	"auditdb/internal/postgres"
 )
 
 // maxBlockers is how many sessions an error names.
@@ -16,8 +15,8 @@ const maxBlockers = 3
 // Blocked makes an error of class locked of one that says that a table lock was not to be had in time. It names the sessions that
 // hold a lock on one of the relations which shuts readers out, or with writing also those that shut out writers only. Any other error
 // is returned as it is.
-func Blocked(ctx context.Context, db *postgres.DB, relations []uint32, writing bool, err error) error {
-	if !postgres.IsLockNotAvailable(err) || fault.ClassOf(err) != "" {
+func (db *DB) Blocked(ctx context.Context, relations []uint32, writing bool, err error) error {
+	if !IsLockNotAvailable(err) || fault.ClassOf(err) != "" {
 		return err
 	}
 	who := "the blocking session has ended or could not be seen"
@@ -29,7 +28,7 @@ func Blocked(ctx context.Context, db *postgres.DB, relations []uint32, writing b
 	return fault.New(fault.Locked, "end or wait for that transaction, or allow more time with --wait", "%w: %s", err, who)
 }
 
-func blockerNames(list []postgres.Blocker, writing bool) string {
+func blockerNames(list []Blocker, writing bool) string {
 	modes := []string{"AccessExclusiveLock"}
 	if writing {
 		modes = append(modes, "ExclusiveLock", "ShareRowExclusiveLock", "ShareLock")
@@ -46,14 +45,4 @@ func blockerNames(list []postgres.Blocker, writing bool) string {
 		names = append(names[:maxBlockers], fmt.Sprintf("and %d more", n-maxBlockers))
 	}
 	return strings.Join(names, "; ")
-}
-
-func (u *unit) oids() []uint32 { return relationOIDs(u.rels) }
-
-func relationOIDs(rels []unitRelation) []uint32 {
-	out := make([]uint32, len(rels))
-	for i, r := range rels {
-		out[i] = r.rel.oid
-	}
-	return out
 }
