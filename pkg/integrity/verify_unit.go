@@ -303,6 +303,9 @@ func (w *worker) compare(ctx context.Context, tx pgx.Tx, u *unit, r *unitRelatio
 			w.v.progress(m.rows - told)
 			told = m.rows
 		}
+		if ctx.Err() != nil { // the copy would see it once what has come is read
+			return context.Cause(ctx)
+		}
 		return reader.feed(b)
 	})
 	if err == nil {
@@ -374,7 +377,7 @@ func (o *outside) check(r *copyRow) {
 // throttled counts what one worker has read since it last asked for its share of --rate.
 type throttled struct{ n int64 }
 
-// throttle waits after every throttleBytes until --rate allows more; the copy itself reports the end of ctx.
+// throttle waits after every throttleBytes until --rate allows more, or ctx has ended.
 func (v *verifier) throttle(ctx context.Context, t *throttled, n int) {
 	if t.n += int64(n); v.opts.Rate <= 0 || t.n < throttleBytes {
 		return
