@@ -122,14 +122,16 @@ func requirePrimary(ctx context.Context, conn *pgconn.PgConn) error {
 }
 
 // keepAfter says whether a connection may be used on after a server error: not after a fatal one, nor when the server turned
-// out to be read-only (a demoted primary).
-func keepAfter(_ *pgconn.PgConn, e *pgconn.PgError) bool {
+// out to be read-only (a demoted primary), unless a read-only transaction was asked for.
+func keepAfter(conn *pgconn.PgConn, e *pgconn.PgError) bool {
 	severity := e.SeverityUnlocalized
 	if severity == "" {
 		severity = e.Severity
 	}
-	return severity != "FATAL" && severity != "PANIC" && e.Code != ReadOnlySQLTransaction
+	return severity != "FATAL" && severity != "PANIC" && (e.Code != ReadOnlySQLTransaction || conn.CustomData()[askedReadOnly] != nil)
 }
+
+const askedReadOnly = "auditdb.asked-read-only"
 
 // connectFault words a connection error in one line without secrets.
 func (db *DB) connectFault(ctx context.Context, err error) error {

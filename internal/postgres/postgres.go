@@ -226,11 +226,24 @@ func (db *DB) TxWith(ctx context.Context, o pgx.TxOptions, fn func(pgx.Tx) error
 			return db.noted(err)
 		}
 	}
+	if o.AccessMode == pgx.ReadOnly {
+		fn = readOnly(fn)
+	}
 	if err := fn(tx); err != nil {
 		return db.noted(err)
 	}
 	finished = true // Commit ends the transaction whatever it returns
 	return db.noted(tx.Commit(ctx))
+}
+
+// readOnly marks the connection while fn has it: that a statement cannot write there says nothing about the server, see keepAfter.
+func readOnly(fn func(pgx.Tx) error) func(pgx.Tx) error {
+	return func(tx pgx.Tx) error {
+		data := tx.Conn().PgConn().CustomData()
+		data[askedReadOnly] = true
+		defer delete(data, askedReadOnly)
+		return fn(tx)
+	}
 }
 
 // noted drops the pool's connections after an error which says that their server is no primary any more, so that the next

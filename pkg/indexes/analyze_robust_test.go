@@ -14,11 +14,12 @@ func TestAnalyzeGarbage(t *testing.T) {
 		`CREATE FUNCTION leaves(x int) RETURNS int VOLATILE LANGUAGE plpgsql AS $$ BEGIN INSERT INTO trace VALUES (x); RETURN x; END $$`,
 		// A constant call of this one is run by the planner: the server does not let it write.
 		`CREATE FUNCTION lies(x int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN INSERT INTO trace VALUES (x); RETURN x; END $$`,
+		`CREATE FUNCTION passes(x int) RETURNS int IMMUTABLE LANGUAGE sql AS $$ SELECT leaves(x) $$`,
 		`CREATE FUNCTION sleeps() RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(300); RETURN 1; END $$`,
 	)
 	long := "SELECT * FROM t WHERE b IN ('" + strings.Repeat("x", 10<<20) + "')"
 	statements := []string{
-		"SELECT a FROM t WHERE a = 7", "SELECT leaves(a) FROM t WHERE a = leaves(3)", "SELECT a FROM t WHERE a = lies(3)", "SELECT a FROM t WHERE a = sleeps()", "INSERT INTO trace SELECT a FROM t", "UPDATE t SET b = 'lost'",
+		"SELECT a FROM t WHERE a = 7", "SELECT leaves(a) FROM t WHERE a = leaves(3)", "SELECT a FROM t WHERE a = lies(3)", "SELECT a FROM t WHERE a = passes(3)", "SELECT a FROM t WHERE a = sleeps()", "INSERT INTO trace SELECT a FROM t", "UPDATE t SET b = 'lost'",
 		"DELETE FROM t", "WITH gone AS (DELETE FROM t RETURNING a) SELECT * FROM gone WHERE a = 9", "MERGE INTO t USING trace ON n = a WHEN MATCHED THEN DELETE", "TRUNCATE t", "DROP TABLE t",
 		"DO $$ BEGIN DELETE FROM t; END $$", "CREATE INDEX ON t (a)", "SELECT 1 FROM t; DROP TABLE t", "EXPLAIN ANALYZE DELETE FROM t", "SELECT a INTO stolen FROM t", "CREATE TABLE stolen AS SELECT a FROM t", "COPY t TO PROGRAM 'false'",
 		"SELECT FROM WHERE", "SELEKT", "SELECT * FROM t WHERE b = 'cut o", "SELECT * FROM t WHERE b = '\xff\xfe'", "SELECT * FROM t WHERE a = $1 AND b = $3", "SELECT $0 FROM t", "SELECT (((((", long, ")", "\x00", "SELECT * FROM nowhere.t", "EXECUTE x", "SELECT pg_advisory_lock(1) FROM t FOR UPDATE",
@@ -43,7 +44,7 @@ func TestAnalyzeGarbage(t *testing.T) {
 		}
 		left += l.Reason + "\n"
 	}
-	for _, reason := range []string{"42601", "42P01", "0A000", "57014", "UTF-8", "longer than", "not closed", "zero byte", "several statements", "read no rows"} {
+	for _, reason := range []string{"42601", "42P01", "0A000", "25006", "57014", "UTF-8", "longer than", "not closed", "zero byte", "several statements", "read no rows"} {
 		if !strings.Contains(left, reason) {
 			t.Errorf("nothing is left out for %s:\n%s", reason, left)
 		}

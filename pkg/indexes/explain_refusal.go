@@ -16,6 +16,7 @@ var refusals = map[string]string{
 	"57014": "planning took too long",
 	"55P03": "a table is locked",
 	"0A000": "the server cannot do that",
+	"25006": "a function that it calls would change data when it is planned",
 }
 
 // named are errors whose messages are made of names and types alone.
