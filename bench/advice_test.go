@@ -373,13 +373,15 @@ func (a *advice) contend(name, bar string, args ...string) []row {
 		a.t.Fatal(err)
 	}
 	var gained, possible, logs, allLogs float64
+	for _, q := range a.queries {
+		possible, allLogs = possible+q.calls*(q.before-q.ideal), allLogs+math.Log(q.before/q.ideal)
+	}
 	for i, q := range a.queries {
 		cost := min(a.cost(q.text), q.before)
-		ideal := q.ideal
-		gained, possible = gained+q.calls*(q.before-cost), possible+q.calls*(q.before-ideal)
-		logs, allLogs = logs+math.Log(q.before/max(cost, ideal)), allLogs+math.Log(q.before/ideal)
-		if cost > ideal*1.3 {
-			a.t.Logf("%s: query %d costs %.0f, ideal %.0f, before %.0f: %.100s", name, i+1, cost, ideal, q.before, q.text)
+		gained, logs = gained+q.calls*(q.before-cost), logs+math.Log(q.before/max(cost, q.ideal))
+		if cost > q.ideal*1.3 {
+			a.t.Logf("%s: query %d costs %.0f, ideal %.0f, before %.0f, which loses %.4f and %.4f: %.100s", name, i+1, cost, q.ideal, q.before,
+				q.calls*(cost-q.ideal)/possible, math.Log(cost/q.ideal)/allLogs, q.text)
 		}
 	}
 	a.exec("COMMIT")

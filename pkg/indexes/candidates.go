@@ -13,6 +13,7 @@ const (
 	rareShare      = 0.25 // of the rows in a partial index, at most
 	fewValues      = 24   // of a column one of whose values a partial index may be for
 	selectiveShare = 0.5  // of the rows that pass a condition that is worth a key
+	mostlyNull     = 0.5  // of the rows, from which on an index without the nulls is thought of
 	wideRange      = 0.9  // correlation from which a BRIN index is thought of
 )
 
@@ -77,10 +78,10 @@ func (g *generator) trees(s *scan, clauses []*clause) {
 		}
 	}
 	g.combine(s, subsets(fixed), joins, tails)
-	for _, predicate := range g.predicates(s, clauses) {
+	for _, predicate := range append(g.predicates(s, clauses), s.filled(clauses)...) {
 		var rest []Key
 		for _, k := range fixed {
-			if !slices.ContainsFunc(predicate, func(c *clause) bool { return c.key == keyOfDefinition(k) }) {
+			if !slices.ContainsFunc(predicate, func(c *clause) bool { return c.kind != clauseNotNull && c.key == keyOfDefinition(k) }) {
 				rest = append(rest, k)
 			}
 		}
@@ -129,7 +130,7 @@ func (g *generator) partial(s *scan, predicate []*clause, heads [][]Key, joins [
 func (g *generator) predicates(s *scan, clauses []*clause) [][]*clause {
 	var good []*clause
 	for _, c := range clauses {
-		if !c.constant || c.guessed || c.share > rareShare || len(c.columns) == 0 || !g.lasting(parseExpr(c.text)) {
+		if !c.constant || c.guessed || c.share > rareShare || len(c.columns) == 0 || !g.steady(s, c) {
 			continue
 		}
 		switch c.kind {
@@ -152,6 +153,24 @@ func (g *generator) predicates(s *scan, clauses []*clause) [][]*clause {
 	}
 	if len(good) > 1 {
 		all = append(all, good)
+	}
+	return all
+}
+
+// filled are predicates for columns that are mostly null: a comparison with one is never true of a null, so that an index without the nulls
+// serves it and is written to for few rows.
+func (s *scan) filled(clauses []*clause) [][]*clause {
+	var all [][]*clause
+	for _, c := range clauses {
+		name, plain := strings.CutPrefix(c.key, columnKey)
+		col, written := s.table.columns[name], parseExpr(c.text).columns()
+		if !plain || col == nil || col.nullFrac < mostlyNull || len(written) != 1 || !slices.Contains([]clauseKind{clauseEqual, clauseAny, clauseRange}, c.kind) {
+			continue
+		}
+		text := written[0].text + " IS NOT NULL"
+		p := &clause{kind: clauseNotNull, from: s, text: text, parts: []string{text}, key: c.key, columns: c.columns, constant: true}
+		p.set(s, func(*leaf) float64 { return 1 - col.nullFrac })
+		all = append(all, []*clause{p})
 	}
 	return all
 }
@@ -354,6 +373,17 @@ func (g *generator) ranges(s *scan) {
 			g.keep(s, Definition{Schema: s.table.schema, Table: s.table.name, Method: methodBRIN, Keys: []Key{{Column: name}}}, nil)
 		}
 	}
+}
+
+// steady says whether a condition always gives the same for the same row, as a predicate has to. A date and a time with a zone are compared
+// as the session's time zone has it.
+func (g *generator) steady(s *scan, c *clause) bool {
+	e := parseExpr(c.text)
+	if e.kind != exprOperator && e.kind != exprAny {
+		return g.lasting(e)
+	}
+	return !slices.ContainsFunc(c.columns, func(name string) bool { return s.table.columns[name] == nil || s.table.columns[name].category == "D" }) &&
+		!slices.ContainsFunc(e.args, func(a *expr) bool { return !g.lasting(a) })
 }
 
 // lasting says whether an expression always gives the same value for the same row, as an index wants it.

@@ -30,6 +30,9 @@ type prices struct {
 	perSize float64 // an index as large as all tables
 }
 
+// roomOfSmall is how many bytes indexes may take where that is no more than twice the tables' own size.
+const roomOfSmall = 600 << 20
+
 func (b Budget) withDefaults(heap float64) (Budget, prices) {
 	p := prices{each: 0.0015, perByte: 0.00002, perSize: 0.01}
 	if b.Mode == ModeRead {
@@ -39,7 +42,7 @@ func (b Budget) withDefaults(heap float64) (Budget, prices) {
 		b.MaxIndexes = map[Mode]int{ModeRead: 30, ModeBalanced: 25}[b.Mode]
 	}
 	if b.MaxSize == 0 {
-		b.MaxSize = int64(max(heap, 64<<20))
+		b.MaxSize = int64(max(heap, min(2*heap, roomOfSmall), 64<<20))
 	}
 	if b.MaxWrite == 0 {
 		b.MaxWrite = map[Mode]float64{ModeRead: math.Inf(1), ModeBalanced: 740}[b.Mode]

@@ -269,7 +269,7 @@ func (r *reckoner) probeOf(s *scan, m *indexModel, u *use, l *leaf, loops float6
 		case within:
 			p.all *= c.shares[l.oid] // every entry of the index passes it
 		case bound:
-			p.bound *= c.shares[l.oid]
+			p.bound *= math.Min(1, c.shares[l.oid]/s.filledShare(m, c))
 			p.all *= c.shares[l.oid]
 		case check:
 			p.all *= c.shares[l.oid]
@@ -281,6 +281,17 @@ func (r *reckoner) probeOf(s *scan, m *indexModel, u *use, l *leaf, loops float6
 		}
 	}
 	return p
+}
+
+// filledShare is the part of the rows that an index has entries of because a condition is never true of the others, where its predicate
+// leaves the nulls out.
+func (s *scan) filledShare(m *indexModel, c *clause) float64 {
+	name, plain := strings.CutPrefix(c.key, columnKey)
+	col := s.table.columns[name]
+	if !plain || col == nil || !slices.ContainsFunc(m.implied, func(p string) bool { return c.implies(p) }) {
+		return 1
+	}
+	return math.Max(1-col.nullFrac, 1e-6)
 }
 
 func (r *reckoner) scanIndex(s *scan, m *indexModel, u *use, loops float64) scanned {
