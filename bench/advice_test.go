@@ -91,6 +91,7 @@ func (b *bench) advise(on adviceCase) []row {
 	a.baseBytes = a.walPerRow()
 	rows := a.contend("read", "≥ 0.98, ≥ 0.87, ≤ 30, ≤ 650 MB", "--mode", "read")
 	rows = append(rows, a.contend("balanced", "≥ 0.94, ≥ 0.76, ≤ 25, ≤ 1100 B", "--mode", "balanced")...)
+	rows = append(rows, a.contend("balanced, --max-write 1000", "≥ 0.94, ≥ 0.76, ≤ 25", "--mode", "balanced", "--max-write", "1000")...)
 	rows = append(rows, a.contend("read, --max-size 650MB", "≥ 0.98, ≥ 0.87, ≤ 30, ≤ 650 MB", "--mode", "read", "--max-size", "650MB")...)
 	if os.Getenv("BENCH_ADVICE_BRIEF") != "" {
 		return rows

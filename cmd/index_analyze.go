@@ -68,8 +68,8 @@ func newIndexAnalyzeCmd(app *App) *cobra.Command {
 	f.StringSliceVar(&o.logs, "logs", nil, "`FILE`s of the server's log as csv or JSON, with statements or auto_explain's plans")
 	f.StringVar(&o.mode, "mode", string(indexes.ModeBalanced), "what is weighed: balanced (reads against writes) or read")
 	f.IntVar(&o.maxIndexes, "max-indexes", 0, "at most so many new indexes (default 25, read: 30)")
-	f.StringVar(&o.maxSize, "max-size", "", "at most this `SIZE` of all new indexes together, e.g. 2GB (default: that of the tables)")
-	f.Float64Var(&o.maxWrite, "max-write", 0, "at most so many `BYTES` of WAL more for a row inserted into a table (default 740, read: no limit)")
+	f.StringVar(&o.maxSize, "max-size", "", "at most this `SIZE` of all new indexes together, e.g. 2GB (default: that of the tables, of small ones twice that)")
+	f.Float64Var(&o.maxWrite, "max-write", 0, "at most so many `BYTES` of WAL more for a row inserted into a table (default 720, read: no limit)")
 	f.Float64Var(&o.minImprovement, "min-improvement", 0.1, "an index has to make some query cheaper by this `PART` of its cost")
 	return listOutput(cmd)
 }

@@ -28,15 +28,16 @@ type prices struct {
 	each    float64 // index
 	perByte float64 // of WAL for each row inserted
 	perSize float64 // an index as large as all tables
+	linear  float64 // is in favour of it: the part of the worth that is cost over all calls, see value
 }
 
 // roomOfSmall is how many bytes indexes may take where that is no more than twice the tables' own size.
 const roomOfSmall = 600 << 20
 
 func (b Budget) withDefaults(heap float64) (Budget, prices) {
-	p := prices{each: 0.0015, perByte: 0.00002, perSize: 0.01}
+	p := prices{each: 0.0015, perByte: 0.00002, perSize: 0.01, linear: 0.7}
 	if b.Mode == ModeRead {
-		p = prices{each: 0.0008, perByte: 0.000004, perSize: 0.01}
+		p = prices{each: 0.0008, perByte: 0.000004, perSize: 0.01, linear: 0.5}
 	}
 	if b.MaxIndexes == 0 {
 		b.MaxIndexes = map[Mode]int{ModeRead: 30, ModeBalanced: 25}[b.Mode]
@@ -45,7 +46,7 @@ func (b Budget) withDefaults(heap float64) (Budget, prices) {
 		b.MaxSize = int64(max(heap, min(2*heap, roomOfSmall), 64<<20))
 	}
 	if b.MaxWrite == 0 {
-		b.MaxWrite = map[Mode]float64{ModeRead: math.Inf(1), ModeBalanced: 740}[b.Mode]
+		b.MaxWrite = map[Mode]float64{ModeRead: math.Inf(1), ModeBalanced: 720}[b.Mode]
 	}
 	if b.MinImprovement == 0 {
 		b.MinImprovement = 0.1
@@ -84,15 +85,15 @@ func newChooser(queries []*queryModel, b Budget, heap float64) *chooser {
 	return c
 }
 
-// value is the worth of a query's cost, as a share of all that could be gained: half of it is cost over all calls, half of it how
+// value is the worth of a query's cost, as a share of all that could be gained: a part of it is cost over all calls, the rest how
 // many times cheaper each query becomes.
 func (c *chooser) value(q *queryModel, cost float64) float64 {
 	v := 0.0
 	if c.linear > 0 {
-		v += 0.5 * q.Calls * (q.before - cost) / c.linear
+		v += c.prices.linear * q.Calls * (q.before - cost) / c.linear
 	}
 	if c.logs > 0 {
-		v += 0.35*q.log(cost)/c.logs + 0.15*q.log(cost)*math.Sqrt(q.Calls)/math.Max(c.weighted, 1e-9)
+		v += (1 - c.prices.linear) * (0.7*q.log(cost)/c.logs + 0.3*q.log(cost)*math.Sqrt(q.Calls)/math.Max(c.weighted, 1e-9))
 	}
 	return v
 }

@@ -5,9 +5,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
-
-	"github.com/jackc/pgx/v5"
 )
 
 // What the statistics hold stands for parameters, and is shown nowhere: not in errors, not in what is recommended.
@@ -46,35 +43,15 @@ func TestPredicatesAreNotGuessed(t *testing.T) {
 	t.Parallel()
 	b := fresh(t, `CREATE TABLE e (id bigint, state text, kind text, n integer)`,
 		`INSERT INTO e SELECT n, 'guess' || n % 20, 'given' || n % 20, n % 700 FROM generate_series(1, 40000) n`, `VACUUM ANALYZE e`)
-	err := b.db.TxWith(t.Context(), pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) (err error) {
-		a := &analyst{o: AnalyzeOptions{Workload: &Workload{}}, leaves: map[string]leafOf{}}
-		if a.explainer, err = newExplainer(t.Context(), tx, b.db.UserSearchPath(), time.Minute); err != nil {
-			return err
+	given := false
+	for _, p := range b.predicates("SELECT id FROM e WHERE state IN ($1, $2) AND kind IN ('given3', 'given4') ORDER BY n") {
+		given = given || strings.Contains(p, "given3")
+		if strings.Contains(p, "guess") {
+			t.Error(p)
 		}
-		bare, err := a.plans(t.Context(), []Query{{"SELECT id FROM e WHERE state IN ($1, $2) AND kind IN ('given3', 'given4') ORDER BY n", 1}})
-		if err == nil {
-			err = a.know(t.Context(), tx, bare)
-		}
-		if err == nil {
-			err = a.model(t.Context(), bare[0])
-		}
-		given := false
-		for _, m := range a.generator.made {
-			if m == nil {
-				continue
-			}
-			given = given || strings.Contains(m.def.Predicate, "given3")
-			if strings.Contains(m.def.Predicate, "guess") {
-				t.Error(m.def.DDL())
-			}
-		}
-		if !given {
-			t.Error("the statement's own literal is in no predicate")
-		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
+	}
+	if !given {
+		t.Error("the statement's own literal is in no predicate")
 	}
 }
 
