@@ -50,6 +50,7 @@ missing_for_tests() {
 	[ "$purpose" = tests ] || return 0
 	command -v pgbouncer >/dev/null 2>&1 || [ -x /usr/sbin/pgbouncer ] || printf ' pgbouncer'
 	command -v python3 >/dev/null 2>&1 || printf ' python3'
+	if command -v apt-get >/dev/null 2>&1 && ! command -v faketime >/dev/null 2>&1; then printf ' faketime'; fi # elsewhere the test that wants it is skipped
 }
 
 with_apt() {

@@ -30,6 +30,7 @@ type Options struct {
 	Dir      string            // directory to make, or an empty one; removed by Stop; at most 80 bytes; empty: a new temporary one
 	Settings map[string]string // lines of postgresql.conf
 	Initdb   []string          // further arguments of initdb
+	Env      []string          // further variables of the server's environment, "NAME=value"
 	TCP      bool              // listen on a free port of 127.0.0.1 too, always with a password
 	Password string            // of the superuser, then also asked for on the socket; empty: the socket trusts whoever can open it
 	Log      *slog.Logger      // nil: silent
@@ -44,6 +45,7 @@ type Postgres struct {
 	tcp      bool
 	password string // always asked for by TCP
 	local    bool   // the socket asks for the password too
+	env      []string
 	account  *account
 	log      *slog.Logger
 	watchdog *watchdog
@@ -56,7 +58,7 @@ type Postgres struct {
 // StartPostgres makes a cluster, starts its server and waits until it answers. As root the server runs as user postgres or nobody. It ends
 // with this process, however that ends, and its directory goes with it, unless Detach was called.
 func StartPostgres(ctx context.Context, o Options) (*Postgres, error) {
-	p := &Postgres{port: 5432, tcp: o.TCP, password: o.Password, local: o.Password != "", log: o.Log}
+	p := &Postgres{port: 5432, tcp: o.TCP, password: o.Password, local: o.Password != "", env: o.Env, log: o.Log}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
@@ -168,6 +170,7 @@ func (p *Postgres) Start(ctx context.Context) error {
 		return nil
 	}
 	c := p.account.command(context.WithoutCancel(ctx), p.dir, filepath.Join(p.binDir, "postgres"), "-D", p.DataDir())
+	c.Env = append(c.Env, p.env...)
 	proc, err := launch(c, p.LogFile(), p.account)
 	if err != nil {
 		return err

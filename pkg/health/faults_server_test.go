@@ -34,6 +34,7 @@ func fillings() []faultCase {
 		{check: "last_vacuum", deep: true, status: Warning, message: "public.filled was last analyzed", limits: limit(0, 1e9), make: func(w *ward) func() {
 			undo := w.filled(150_000)
 			w.exec("VACUUM filled")
+			w.until("n_ins_since_vacuum = 0 FROM pg_stat_user_tables WHERE relname = 'filled'")
 			return undo
 		}},
 		{check: "unused_indexes", deep: true, status: OK, message: "1 index of more than 10 MB without a scan", make: func(w *ward) func() {
@@ -192,6 +193,7 @@ func logFaults() []faultCase {
 				undo()
 				segments(w, 1)
 				w.until("count(*) = 0 FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'")
+				w.archived()
 			}
 		}},
 	}

@@ -74,7 +74,7 @@ func faults() []faultCase {
 		}},
 		{check: "connections", status: Critical, message: "connections are used", make: func(w *ward) func() {
 			var ends []func()
-			for range 23 {
+			for range 25 {
 				ends = append(ends, w.hold())
 			}
 			return func() {
@@ -110,7 +110,7 @@ func faults() []faultCase {
 			return func() {
 				undo()
 				w.exec("SELECT pg_logical_emit_message(false, 'x', 'y')", "SELECT pg_switch_wal()")
-				w.until("coalesce(last_archived_time > last_failed_time, false) FROM pg_stat_archiver")
+				w.archived()
 			}
 		}},
 		{check: "autovacuum", status: Critical, message: "autovacuum is off", make: setting("autovacuum", "'off'")},
@@ -184,6 +184,11 @@ func faults() []faultCase {
 	}
 }
 
+// archived waits until the server counts that archiving has gone on after it had failed.
+func (w *ward) archived() {
+	w.until("coalesce(last_archived_time > last_failed_time, false) FROM pg_stat_archiver")
+}
+
 // detach takes partitions of months from this one on out of the table, and puts them back.
 func (w *ward) detach(from, to int) (undo func()) {
 	now := time.Now().UTC()
@@ -225,8 +230,11 @@ func TestFaults(t *testing.T) {
 			}
 			report := w.run(o)
 			sick := ill(report)
+			if f.check == "unused_indexes" && w.pg.Major() < 15 { // which counts from the making of the database on, and does not say that nobody has reset it
+				f.status, f.message = Skipped, "scans have been counted for"
+			}
 			at := slices.IndexFunc(report.Checks, func(c Result) bool { return c.Name == f.check })
-			if c := report.Checks[at]; c.Status != f.status || !strings.Contains(c.Message, f.message) || (c.Status != OK && c.Hint == "") {
+			if c := report.Checks[at]; c.Status != f.status || !strings.Contains(c.Message, f.message) || (c.Status != OK && c.Status != Skipped && c.Hint == "") {
 				t.Errorf("%+v", c)
 			}
 			for name, c := range sick {

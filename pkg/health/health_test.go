@@ -28,7 +28,7 @@ type ward struct {
 	o   Options
 }
 
-func newWard(t *testing.T) *ward {
+func newWard(t *testing.T, change ...func(*embedded.Options)) *ward {
 	t.Helper()
 	pg := pgtest.Server(t, func(o *embedded.Options) {
 		for name, value := range map[string]string{
@@ -39,6 +39,9 @@ func newWard(t *testing.T) *ward {
 		}
 		if pgtest.Shared(t).Major() >= 18 { // where they are the default
 			o.Initdb = []string{"--no-data-checksums"}
+		}
+		for _, f := range change {
+			f(o)
 		}
 	})
 	w := &ward{T: t, pg: pg, url: pg.URL("postgres")}
