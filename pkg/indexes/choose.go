@@ -32,7 +32,7 @@ type prices struct {
 }
 
 // roomOfSmall is how many bytes indexes may take where that is no more than twice the tables' own size.
-const roomOfSmall = 600 << 20
+const roomOfSmall = 580 << 20
 
 func (b Budget) withDefaults(heap float64) (Budget, prices) {
 	p := prices{each: 0.0015, perByte: 0.00002, perSize: 0.01, linear: 0.7}

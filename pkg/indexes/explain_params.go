@@ -207,15 +207,14 @@ func (a *analyst) markGuesses(scans []*scan, generic *planNode) {
 	}
 }
 
-// place is where in the order of all values a bound lies.
+// place is where in the order of all values a bound lies. What a log is partitioned by is mostly asked for near its end: a month of a year,
+// or what came since.
 func (b bound) place(both bool) float64 {
 	lower := b.operator[0] == '>'
 	switch {
-	case both && b.key && lower:
-		return 0.6
-	case both && b.key:
+	case b.key && lower:
 		return 0.85
-	case both && lower:
+	case both && (b.key || lower):
 		return 0.93
 	case both:
 		return 0.95

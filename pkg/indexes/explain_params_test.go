@@ -78,3 +78,19 @@ func TestFits(t *testing.T) {
 		}
 	}
 }
+
+// What a table is partitioned by has values of all its leaves, by their rows.
+func TestSpread(t *testing.T) {
+	t.Parallel()
+	leaves := []*leaf{{oid: 1, tuples: 100}, {oid: 2, tuples: 300}, {oid: 3, tuples: 0}, {oid: 4, tuples: 5}}
+	c := &columnStats{histogram: []string{"12"}}
+	c.spreadOver(leaves, map[uint32][]string{1: {"100", "125", "150", "175", "199"}, 2: {"9", "10", "11", "12", "13"}, 3: {"1"}})
+	for part, want := range map[float64]string{0: "9", 0.5: "12", 0.74: "13", 0.83: "125", 0.99: "199"} {
+		if got, ok := c.quantile(part); !ok || got != want {
+			t.Errorf("%v: %s, want %s", part, got, want)
+		}
+	}
+	if len(c.histogram) != 101 {
+		t.Error(len(c.histogram))
+	}
+}

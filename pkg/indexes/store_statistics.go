@@ -1,9 +1,12 @@
 package indexes
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
+	"slices"
+	"strconv"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -78,6 +81,12 @@ FROM unnest($1::oid[]) AS w(oid) JOIN pg_class c ON c.oid = w.oid JOIN pg_namesp
   JOIN pg_type y ON y.oid = a.atttypid LEFT JOIN pg_collation l ON l.oid = a.attcollation LEFT JOIN pg_stats s ON s.schemaname = n.nspname AND s.tablename = c.relname AND s.attname = a.attname AND NOT s.inherited`
 )
 
+// spreadSQL gives, for a column of each leaf, the values that a quarter of its rows each are between.
+const spreadSQL = `SELECT w.oid, ARRAY(SELECT h.bounds[1 + g * (array_length(h.bounds, 1) - 1) / 4] FROM generate_series(0, 4) g)
+FROM unnest($1::oid[], $2::text[]) AS w(oid, name) JOIN pg_class c ON c.oid = w.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_stats s ON s.schemaname = n.nspname AND s.tablename = c.relname AND s.attname = w.name AND NOT s.inherited, LATERAL (SELECT s.histogram_bounds::text::text[] AS bounds) h
+WHERE s.histogram_bounds IS NOT NULL`
+
 // findTables gives the tables, by oid, that relations belong to: the partitioned ones above partitions. Those of system schemas are not
 // among them.
 func findTables(ctx context.Context, q Querier, schemas, names []string) ([]uint32, error) {
@@ -121,6 +130,9 @@ func readTables(ctx context.Context, q Querier, oids []uint32) ([]*table, error)
 		return nil, fmt.Errorf("read sizes of tables: %w", err)
 	}
 	if err := readColumns(ctx, q, all); err != nil {
+		return nil, err
+	}
+	if err := readKeySpread(ctx, q, all); err != nil {
 		return nil, err
 	}
 	return all, readIndexModels(ctx, q, all)
@@ -183,6 +195,73 @@ func readColumns(ctx context.Context, q Querier, tables []*table) error {
 		return fmt.Errorf("read statistics of columns: %w", err)
 	}
 	return nil
+}
+
+// readKeySpread makes the histograms of columns that tables are partitioned by go over all leaves: those of one leaf say nothing of the others.
+func readKeySpread(ctx context.Context, q Querier, tables []*table) error {
+	var oids []uint32
+	var names []string
+	for _, t := range tables {
+		for _, l := range t.leaves {
+			if len(t.key) == 1 && len(t.leaves) > 1 {
+				oids, names = append(oids, l.oid), append(names, t.key[0])
+			}
+		}
+	}
+	if len(oids) == 0 {
+		return nil
+	}
+	rows, err := q.Query(ctx, spreadSQL, oids, names)
+	if err != nil {
+		return fmt.Errorf("read statistics of partition keys: %w", err)
+	}
+	spread := map[uint32][]string{}
+	var oid uint32
+	var quarters []string
+	_, err = pgx.ForEachRow(rows, []any{&oid, &quarters}, func() error {
+		spread[oid], quarters = quarters, nil
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read statistics of partition keys: %w", err)
+	}
+	for _, t := range tables {
+		if len(t.key) == 1 && t.columns[t.key[0]] != nil {
+			t.columns[t.key[0]].spreadOver(t.leaves, spread)
+		}
+	}
+	return nil
+}
+
+// spreadOver joins the values of leaves, weighted by their rows, to one histogram.
+func (c *columnStats) spreadOver(leaves []*leaf, of map[uint32][]string) {
+	known := slices.DeleteFunc(slices.Clone(leaves), func(l *leaf) bool { return len(of[l.oid]) == 0 || l.tuples <= 0 })
+	if len(known) < 2 {
+		return
+	}
+	slices.SortFunc(known, func(a, b *leaf) int { return compareValues(of[a.oid][0], of[b.oid][0]) })
+	var total, passed float64
+	for _, l := range known {
+		total += l.tuples
+	}
+	c.histogram = nil
+	for _, l := range known {
+		values := of[l.oid]
+		for passed += l.tuples; float64(len(c.histogram)) <= 100*passed/total && len(c.histogram) <= 100; {
+			within := 1 - (passed-total*float64(len(c.histogram))/100)/l.tuples
+			c.histogram = append(c.histogram, values[min(int(math.Max(within, 0)*float64(len(values))), len(values)-1)])
+		}
+	}
+}
+
+// compareValues compares numbers, or texts such as the server writes dates and times as.
+func compareValues(a, b string) int {
+	x, errX := strconv.ParseFloat(a, 64)
+	y, errY := strconv.ParseFloat(b, 64)
+	if errX == nil && errY == nil {
+		return cmp.Compare(x, y)
+	}
+	return cmp.Compare(a, b)
 }
 
 // readIndexModels reads the valid indexes of tables.
