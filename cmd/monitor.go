@@ -3,10 +3,12 @@ package cmd
 import (
 	"context"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"golang.org/x/term"
 
 	"auditdb/internal/output"
 )
@@ -71,10 +73,41 @@ func (a *App) watch(ctx context.Context, command string, every time.Duration, sh
 	}
 }
 
-// secondsCell is a span of time given in seconds.
+// screenRows is how many lines the terminal has that a table is shown on; 0: it is shown on none.
+func (a *App) screenRows() int {
+	f, ok := terminal(a.Out)
+	if !ok || a.Printer.Format != output.TableFormat {
+		return 0
+	}
+	_, rows, err := term.GetSize(int(f.Fd()))
+	if err != nil {
+		return 0
+	}
+	return rows
+}
+
+// stateText is a session's state in few letters.
+func stateText(state string) string { return strings.Replace(state, "in transaction", "in trans", 1) }
+
+// cutCell is a text that may be cut.
+func cutCell(s string) any {
+	if s == "" {
+		return nil
+	}
+	return output.Cut(s)
+}
+
+// secondsCell is a span of time given in seconds, to about three digits.
 func secondsCell(seconds *float64) any {
 	if seconds == nil {
 		return nil
 	}
-	return time.Duration(*seconds * float64(time.Second)).Round(time.Millisecond)
+	d, unit := time.Duration(*seconds*float64(time.Second)), time.Millisecond
+	switch {
+	case d >= 10*time.Second:
+		unit = time.Second
+	case d >= time.Second:
+		unit = 100 * time.Millisecond
+	}
+	return d.Round(unit)
 }

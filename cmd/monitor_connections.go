@@ -43,8 +43,8 @@ func runMonitorConnections(ctx context.Context, app *App) error {
 
 func (d monitorConnectionsDoc) print(t *output.Table) {
 	t.Line("%d of %d connections are used; %d are reserved.", d.Used, d.Max, d.Reserved)
-	t.Header("user", "application", "database", "state", "connections", "longest transaction", "longest in state")
+	t.Header("user", "application", "database", "state", "count", "transaction", "in state")
 	for _, g := range d.Groups {
-		t.Row(orDash(g.User), orDash(g.Application), orDash(g.Database), orDash(g.State), g.Count, secondsCell(g.TransactionSeconds), secondsCell(g.StateSeconds))
+		t.Row(cutCell(g.User), cutCell(g.Application), cutCell(g.Database), orDash(stateText(g.State)), g.Count, secondsCell(g.TransactionSeconds), secondsCell(g.StateSeconds))
 	}
 }

@@ -70,9 +70,9 @@ func runMonitorGrowth(ctx context.Context, app *App, names []string) error {
 }
 
 func (d monitorGrowthDoc) print(t *output.Table) {
-	t.Header("table", "partitions", "rows (estimate)", "size (estimate)", "a day", "rows a day", "in 30 days", "in 365 days")
+	t.Header("table", "rows ~", "size ~", "rows/day", "size/day", "30 days", "365 days")
 	for _, g := range d.Tables {
-		t.Row(g.Table, g.Partitions, rowsCell(g.Rows), sizeCell(g.SizeBytes), rateCell(g.BytesPerDay), rowsRateCell(g.RowsPerDay), moreCell(g.In30Days), moreCell(g.In365Days))
+		t.Row(g.Table, rowsCell(g.Rows), sizeCell(g.SizeBytes), rowsRateCell(g.RowsPerDay), rateCell(g.BytesPerDay), moreCell(g.In30Days), moreCell(g.In365Days))
 	}
 	for _, g := range d.Tables {
 		switch {

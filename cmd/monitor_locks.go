@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -56,21 +57,73 @@ func (d monitorLocksDoc) print(t *output.Table) {
 		t.Line("No session waits for a lock.")
 		return
 	}
-	t.Line("%s for a lock.", map[bool]string{true: "1 session waits", false: strconv.Itoa(d.Waiting) + " sessions wait"}[d.Waiting == 1])
-	lockTable(t, d.Sessions)
-}
-
-// lockTable draws the tree by indenting the pid.
-func lockTable(t *output.Table, sessions []monitor.LockSession) {
-	t.Header("pid", "application", "user", "waits", "transaction", "state", "lock", "statement")
-	for _, s := range sessions {
+	t.Line("%s for a lock.", waiting(d.Waiting))
+	t.Header("pid", "session")
+	for _, s := range d.Sessions {
 		pid := strings.Repeat("  ", s.Depth) + strconv.Itoa(s.PID)
 		if s.PID == 0 {
-			pid = strings.Repeat("  ", s.Depth) + "prepared transaction"
+			pid = strings.Repeat("  ", s.Depth) + "-"
 		}
-		t.Row(pid, orDash(s.Application), orDash(s.User), secondsCell(s.WaitSeconds), secondsCell(s.TransactionSeconds), orDash(s.State),
-			orDash(strings.TrimSpace(strings.TrimSuffix(s.Mode, "Lock")+" "+s.Object)), orDash(shorten(s.Query, 60)))
+		t.Row(pid, lockText(s))
+		if s.Query != "" {
+			t.Row("", output.Cut(s.Query))
+		}
 	}
+	for _, s := range d.Sessions {
+		if s.Depth == 0 && s.Blocks > 0 {
+			t.Line("%s", unblock(s))
+		}
+	}
+}
+
+func waiting(sessions int) string {
+	if sessions == 1 {
+		return "1 session waits"
+	}
+	return strconv.Itoa(sessions) + " sessions wait"
+}
+
+// lockText says what a session waits for, or is in the way with, and whose it is.
+func lockText(s monitor.LockSession) string {
+	if s.PID == 0 {
+		return "a prepared transaction"
+	}
+	var parts []string
+	switch {
+	case s.WaitSeconds != nil && s.Object != "":
+		parts = append(parts, fmt.Sprintf("waits %s for %s on %s", output.Cell(secondsCell(s.WaitSeconds)), strings.TrimSuffix(s.Mode, "Lock"), s.Object))
+	case s.TransactionSeconds != nil:
+		parts = append(parts, orUnknown(s.State), "open for "+output.Cell(secondsCell(s.TransactionSeconds)))
+	default:
+		parts = append(parts, orUnknown(s.State))
+	}
+	whose := s.Application
+	if s.User != "" {
+		whose = strings.TrimSpace(whose + " of " + s.User)
+	}
+	if whose != "" {
+		parts = append(parts, whose)
+	}
+	return strings.Join(parts, ", ")
+}
+
+// orUnknown is for what a role may not see.
+func orUnknown(state string) string {
+	if state == "" {
+		return "state not known"
+	}
+	return state
+}
+
+// unblock is what ends the session that a tree of others waits for.
+func unblock(s monitor.LockSession) string {
+	switch {
+	case s.PID == 0:
+		return "Prepared transactions are in SELECT * FROM pg_prepared_xacts; ROLLBACK PREPARED 'GID' ends one."
+	case s.State == "active":
+		return fmt.Sprintf("To end what pid %d does: SELECT pg_cancel_backend(%d);", s.PID, s.PID)
+	}
+	return fmt.Sprintf("To end pid %d: SELECT pg_terminate_backend(%d);", s.PID, s.PID)
 }
 
 // shorten cuts a text at a number of characters.

@@ -2,7 +2,9 @@ package cmd
 
 import (
 	"context"
+	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -77,33 +79,72 @@ func runMonitorTop(ctx context.Context, app *App, limit int, before *monitor.Cou
 	if doc.Waiting, err = monitor.Locks(ctx, db.Pool()); err != nil {
 		return nil, err
 	}
+	if rows := app.screenRows(); rows > 0 {
+		limit = max(min(limit, rows-topLines), 1)
+	}
 	if doc.Sessions, err = monitor.Activity(ctx, db.Pool(), limit); err != nil {
 		return nil, err
 	}
 	return &now, app.Emit("monitor.top", doc, doc.print)
 }
 
+// topLines is how many lines of the screen what is above and below the sessions takes.
+const topLines = 8
+
 func (d monitorTopDoc) print(t *output.Table) {
-	t.Line("PostgreSQL %s, %s, up %s. Connections: %d of %d (%d reserved).", d.Version, map[bool]string{true: "standby", false: "primary"}[d.Standby],
+	version, _, _ := strings.Cut(d.Version, " ")
+	t.Line("PostgreSQL %s, %s, up %s. Connections: %d of %d (%d reserved).", version, map[bool]string{true: "standby", false: "primary"}[d.Standby],
 		output.HumanDuration(time.Duration(d.UptimeSeconds)*time.Second), d.Connections.Used, d.Connections.Max, d.Connections.Reserved)
 	if r := d.Rates; r.Transactions != nil {
 		hit := ""
 		if r.HitRatio != nil {
-			hit = ", " + output.Cell(100**r.HitRatio) + "% of blocks from the cache"
+			hit = fmt.Sprintf(", %.1f%% of blocks from the cache", 100**r.HitRatio)
 		}
-		t.Line("%s transactions/s, %s rows inserted/s%s.", output.Cell(*r.Transactions), output.Cell(*r.RowsInserted), hit)
-	}
-	if len(d.Waiting) > 0 {
-		t.Line("")
-		lockTable(t, d.Waiting)
+		t.Line("%s transactions/s, %s rows inserted/s%s.", rateText(*r.Transactions), rateText(*r.RowsInserted), hit)
 	}
 	t.Line("")
 	if len(d.Sessions) == 0 {
 		t.Line("No other session is busy.")
 		return
 	}
-	t.Header("pid", "application", "user", "state", "transaction", "statement for", "waits for", "statement")
-	for _, s := range d.Sessions {
-		t.Row(strconv.Itoa(s.PID), orDash(s.Application), orDash(s.User), s.State, secondsCell(s.TransactionSeconds), secondsCell(s.QuerySeconds), orDash(s.Wait), orDash(shorten(s.Query, 40)))
+	blockers := map[int][]int{}
+	waits := 0
+	for _, s := range d.Waiting {
+		if blockers[s.PID] = s.BlockedBy; len(s.BlockedBy) > 0 {
+			waits++
+		}
 	}
+	t.Header("pid", "open", "runs", "state", "waits for", "application", "query")
+	for _, s := range d.Sessions {
+		var runs any
+		if s.State == "active" {
+			runs = secondsCell(s.QuerySeconds)
+		}
+		t.Row(strconv.Itoa(s.PID), secondsCell(s.TransactionSeconds), runs, stateText(s.State),
+			waitText(s, blockers[s.PID]), cutCell(s.Application), cutCell(s.Query))
+	}
+	if waits > 0 {
+		t.Line("%s for a lock: auditdb monitor locks shows the tree.", waiting(waits))
+	}
+}
+
+// waitText says whose lock a session waits for, or else what its server process does. That an idle one waits for its client goes without saying.
+func waitText(s monitor.Session, blockers []int) any {
+	switch {
+	case len(blockers) == 1 && blockers[0] != 0:
+		return fmt.Sprintf("lock of %d", blockers[0])
+	case len(blockers) > 0:
+		return fmt.Sprintf("%s of others", countOf(len(blockers), "lock"))
+	case strings.HasPrefix(s.State, "idle"):
+		return "-"
+	}
+	return orDash(s.Wait)
+}
+
+// rateText is a figure a second: whole, or with one digit where it is small.
+func rateText(perSecond float64) string {
+	if perSecond >= 10 {
+		return output.Cell(int64(perSecond + 0.5))
+	}
+	return strconv.FormatFloat(perSecond, 'f', 1, 64)
 }

@@ -134,11 +134,27 @@ func (p *Printer) writeShort(w io.Writer, g part, text [][]string, align []tw.Al
 		return err
 	}
 	for line := range strings.Lines(grid.String()) {
-		if _, err := fmt.Fprintln(w, strings.TrimRight(line, " \n")); err != nil {
+		if _, err := fmt.Fprintln(w, trimmed(line)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// resetColour ends what paint begins.
+const resetColour = "\x1b[0m"
+
+// trimmed takes the spaces from the end of a line, also those before the end of a colour: a terminal as wide as the table would wrap them.
+func trimmed(line string) string {
+	text := strings.TrimRight(line, " \n")
+	for strings.HasSuffix(text, resetColour) {
+		short := strings.TrimRight(strings.TrimSuffix(text, resetColour), " ")
+		if !strings.HasSuffix(short, resetColour) {
+			return short + resetColour
+		}
+		text = short
+	}
+	return text
 }
 
 // writeLong draws what writeShort would, row by row: tablewriter takes 50 microseconds and 15 kB for each row.

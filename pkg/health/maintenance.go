@@ -6,6 +6,8 @@ import (
 	"math"
 	"path/filepath"
 	"strings"
+
+	"github.com/dustin/go-humanize"
 )
 
 func round(v float64) float64 { return math.Round(v*100) / 100 }
@@ -80,7 +82,7 @@ func lookSequences(ctx context.Context, p *probe, _ *check) (finding, error) {
 	if err := none(p.q.QueryRow(ctx, sequencesSQL).Scan(&used, &name, &left)); err != nil || used == nil {
 		return measured(0, "", "no sequence has been used yet%s", unseen), err
 	}
-	return measured(round(*used), "make the column bigint, or the sequence longer, before it ends", "%s is the fullest: %.1f%% are used, %d are left%s", name, *used, left, unseen), nil
+	return measured(round(*used), "make the column bigint, or the sequence longer, before it ends", "%s is the fullest: %.1f%% are used, %s are left%s", name, *used, humanize.Comma(left), unseen), nil
 }
 
 func lookInvalidIndexes(ctx context.Context, p *probe, _ *check) (finding, error) {
@@ -92,7 +94,7 @@ func lookInvalidIndexes(ctx context.Context, p *probe, _ *check) (finding, error
 	if count == 0 {
 		return measured(0, "", "all indexes are valid"), nil
 	}
-	f := measured(float64(count), "auditdb index hygiene says what to do about them, index apply does it", "%s cost writes and serve no query, among them %s", plural(count, "invalid index"), example)
+	f := measured(float64(count), "auditdb index hygiene says what to do about them, index apply does it", "%s, among them %s: they cost writes and serve no query", plural(count, "invalid index"), example)
 	if partitioned > 0 {
 		f.message += fmt.Sprintf("; of %d of them only the partitioned parent, because partitions lack theirs", partitioned)
 	}

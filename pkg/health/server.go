@@ -112,8 +112,14 @@ func lookIdle(ctx context.Context, p *probe, _ *check) (finding, error) {
 	if count == 0 {
 		return measured(0, "", "no session is idle in a transaction%s", ownSessions(own)), nil
 	}
-	return measured(oldest, "set idle_in_transaction_session_timeout; auditdb monitor connections shows them, SELECT pg_terminate_backend(PID) ends one",
+	return measured(oldest, "SELECT pg_terminate_backend("+pidOf(who)+") ends it; set idle_in_transaction_session_timeout",
 		"%s idle in transaction, the longest for %s: %s%s", plural(count, "session"), seconds(oldest), who, ownSessions(own)), nil
+}
+
+// pidOf is the number in "pid 12 of somebody".
+func pidOf(who string) string {
+	pid, _, _ := strings.Cut(strings.TrimPrefix(who, "pid "), " ")
+	return pid
 }
 
 func ownSessions(n int) string {
@@ -139,7 +145,7 @@ func lookLong(ctx context.Context, p *probe, _ *check) (finding, error) {
 	if count == 0 {
 		return measured(0, "", "no transaction is open%s", own), nil
 	}
-	return measured(oldest, "auditdb monitor top shows it; SELECT pg_cancel_backend(PID) ends its statement, pg_terminate_backend(PID) the session",
+	return measured(oldest, "auditdb monitor top shows what it does; SELECT pg_terminate_backend("+pidOf(who)+") ends it",
 		"the oldest of %s is open for %s: %s%s", plural(count, "transaction"), seconds(oldest), who, own), nil
 }
 
