@@ -2,6 +2,8 @@ package cmd
 
 import (
 	"context"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,17 +20,18 @@ type monitorSlowDoc struct {
 
 func newMonitorSlowCmd(app *App) *cobra.Command {
 	var o monitor.StatementOptions
-	var mean, every *time.Duration
+	var mean, period, every *time.Duration
 	cmd := &cobra.Command{
 		Use:   "slow-queries",
 		Short: "Show the statements that take the server's time",
 		Long: "From pg_stat_statements, of the connected database, since its counters were last reset; they are never reset here. A hint stands where a\n" +
-			"statement reads much for what it returns (an index may be missing), or spills to disk.",
-		Example: "  auditdb monitor slow-queries\n  auditdb monitor slow-queries --sort mean --min-mean 100ms --limit 5\n  auditdb monitor slow-queries -o json",
+			"statement reads much for what it returns (an index may be missing), or spills to disk. With --period only what they took in that time, by the\n" +
+			"samples that health --record keeps: each hour one, for eight days, of the 200 statements that took the most time.",
+		Example: "  auditdb monitor slow-queries\n  auditdb monitor slow-queries --sort mean --min-mean 100ms --limit 5\n  auditdb monitor slow-queries --period 1d -o json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			o.MinMean = *mean
-			if o.Limit < 1 || o.MinCalls < 0 || o.MinMean < 0 {
-				return usage(cmd.CommandPath(), "", "--limit must be at least 1, and --min-calls and --min-mean cannot be negative")
+			o.MinMean, o.Period = *mean, *period
+			if o.Limit < 1 || o.MinCalls < 0 || o.MinMean < 0 || o.Period < 0 {
+				return usage(cmd.CommandPath(), "", "--limit must be at least 1, and --min-calls, --min-mean and --period cannot be negative")
 			}
 			return app.watch(cmd.Context(), "monitor slow-queries", *every, func(ctx context.Context) error { return runMonitorSlow(ctx, app, o) })
 		},
@@ -38,6 +41,7 @@ func newMonitorSlowCmd(app *App) *cobra.Command {
 	f.IntVar(&o.Limit, "limit", 20, "show so many")
 	f.Int64Var(&o.MinCalls, "min-calls", 1, "only statements that were called as often")
 	mean = durationFlag(f, "min-mean", 0, "only statements that take this long on average")
+	period = durationFlag(f, "period", 0, "only what statements took in this time up to now, by recorded samples")
 	every = watchFlag(f)
 	_ = cmd.RegisterFlagCompletionFunc("sort", cobra.FixedCompletions(monitor.StatementOrders(), cobra.ShellCompDirectiveNoFileComp)) // the flag exists
 	return listOutput(cmd)
@@ -48,6 +52,7 @@ func runMonitorSlow(ctx context.Context, app *App, o monitor.StatementOptions) e
 	if err != nil {
 		return err
 	}
+	o.Now = app.Now()
 	found, err := monitor.SlowStatements(ctx, db.Pool(), o)
 	if err != nil {
 		return err
@@ -55,6 +60,9 @@ func runMonitorSlow(ctx context.Context, app *App, o monitor.StatementOptions) e
 	doc := monitorSlowDoc{Sort: o.Sort, Statements: *found}
 	if doc.Hidden > 0 {
 		app.Warn("%s of other users may not be seen: GRANT pg_read_all_stats TO the user that connects", countOf(doc.Hidden, "statement"))
+	}
+	if o.Period > 0 && doc.Since != nil && doc.Since.After(o.Now.Add(-o.Period)) {
+		app.Warn("the statements are counted from %s on: there is no older sample, or the counters were reset", output.Cell(*doc.Since))
 	}
 	return app.EmitList("monitor.slow-queries", doc, doc.Entries, doc.print)
 }
@@ -75,8 +83,17 @@ func (d monitorSlowDoc) print(t *output.Table) {
 	t.Line("%s by %s%s.", countOf(len(d.Entries), "statement"), d.Sort, since)
 	t.Header("no", "total", "mean", "max", "calls", "rows", "blocks", "statement")
 	for i, s := range d.Entries {
-		total, mean, longest := s.TotalSeconds, s.MeanSeconds, s.MaxSeconds
-		t.Row(i+1, secondsCell(&total), secondsCell(&mean), secondsCell(&longest), s.Calls, s.Rows, s.BlocksHit+s.BlocksRead, output.Cut(ownMark(s)+shorten(s.Query, 100)))
+		total, mean := s.TotalSeconds, s.MeanSeconds
+		t.Row(i+1, secondsCell(&total), secondsCell(&mean), secondsCell(s.MaxSeconds), s.Calls, s.Rows, s.BlocksHit+s.BlocksRead, output.Cut(ownMark(s)+shorten(s.Query, 100)))
+	}
+	var unrecorded []string
+	for i, s := range d.Entries {
+		if s.Unrecorded {
+			unrecorded = append(unrecorded, strconv.Itoa(i+1))
+		}
+	}
+	if len(unrecorded) > 0 {
+		t.Line("Not in the sample, and counted from the first call on: %s.", strings.Join(unrecorded, ", "))
 	}
 	for i, s := range d.Entries {
 		if s.Hint != nil {

@@ -8,6 +8,9 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"auditdb/internal/fault"
+	"auditdb/pkg/monitor"
 )
 
 // sampleAge is how long samples are kept.
@@ -79,5 +82,10 @@ func (p *probe) record(ctx context.Context, chosen []check, results []Result) {
 	})
 	if err != nil {
 		p.o.Log.LogAttrs(ctx, slog.LevelWarn, "samples were not kept", slog.String("error", oneLine(err.Error())))
+		return
+	}
+	err = p.db.Tx(ctx, func(tx pgx.Tx) error { return monitor.RecordStatements(ctx, tx, at) })
+	if err != nil && fault.ClassOf(err) != fault.Config {
+		p.o.Log.LogAttrs(ctx, slog.LevelWarn, "no sample of statements was kept", slog.String("error", oneLine(err.Error())))
 	}
 }

@@ -17,14 +17,40 @@ ORDER BY a.xact_start NULLS FIRST, i.pid`
 
 	statementsWhereSQL = `SELECT n.nspname, to_regclass(quote_ident(n.nspname) || '.pg_stat_statements_info') IS NOT NULL
 FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'pg_stat_statements'`
-	// Arguments of fmt: the view, the order, and where statistics began.
+	// Arguments of fmt: the view, or periodSQL, and the order.
 	statementsSQL = `
-SELECT s.queryid, s.calls, s.total_exec_time / 1000, s.mean_exec_time / 1000, s.max_exec_time / 1000, s.rows, s.shared_blks_hit, s.shared_blks_read,
-  s.temp_blks_written, s.wal_bytes::bigint, coalesce(pg_get_userbyid(s.userid), ''), s.query
-FROM %s s WHERE s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND s.calls >= $1 AND s.mean_exec_time >= $2 * 1000
-  AND s.query <> '<insufficient privilege>' ORDER BY %s DESC, s.queryid LIMIT $3`
+SELECT s.queryid, s.calls, s.total_exec_time / 1000, s.mean_exec_time / 1000, %[3]s, s.rows, s.shared_blks_hit, s.shared_blks_read,
+  s.temp_blks_written, s.wal_bytes::bigint, coalesce(pg_get_userbyid(s.userid), ''), s.query, %[4]s
+FROM %[1]s s WHERE s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND s.calls >= $1 AND s.mean_exec_time >= $2 * 1000
+  AND s.query <> '<insufficient privilege>' ORDER BY %[2]s DESC, s.queryid LIMIT $3`
 	statementsHiddenSQL = `SELECT count(*) FROM %s s WHERE s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND s.query = '<insufficient privilege>'`
 	statementsSinceSQL  = `SELECT stats_reset FROM %s`
+
+	// Samples of statements: each figure of each statement is a row.
+	keepStatementsSQL = `
+INSERT INTO auditdb.health_sample (check_name, object, taken_at, value)
+SELECT v.name, s.key, $1, v.value
+FROM (SELECT %[2]s AS key, s.* FROM %[1]s s WHERE s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND s.queryid IS NOT NULL ORDER BY s.total_exec_time DESC LIMIT $3) s,
+  LATERAL (VALUES ('statement:calls', s.calls::float8), ('statement:ms', s.total_exec_time), ('statement:rows', s.rows), ('statement:hit', s.shared_blks_hit),
+    ('statement:read', s.shared_blks_read), ('statement:temp', s.temp_blks_written), ('statement:wal', s.wal_bytes::float8)) v (name, value)
+WHERE NOT EXISTS (SELECT FROM auditdb.health_sample h WHERE h.check_name = 'statement:calls' AND h.taken_at > $2)
+ON CONFLICT DO NOTHING`
+	forgetStatementsSQL = `DELETE FROM auditdb.health_sample WHERE check_name IN ('statement:calls', 'statement:ms', 'statement:rows', 'statement:hit', 'statement:read', 'statement:temp', 'statement:wal') AND taken_at < $1`
+	statementSampleSQL  = `
+SELECT coalesce(max(taken_at) FILTER (WHERE taken_at <= $1), min(taken_at)) FROM auditdb.health_sample WHERE check_name = 'statement:calls'`
+	// A statement whose counters are less than they were had been dropped from the view since. Where the sample has fewer statements than it may have, what is not in it is
+	// new. After a reset there is no sample of that time.
+	periodSQL = `(
+WITH before AS (SELECT h.object, max(h.value) FILTER (WHERE h.check_name = 'statement:calls') AS calls, max(h.value) FILTER (WHERE h.check_name = 'statement:ms') AS ms,
+    max(h.value) FILTER (WHERE h.check_name = 'statement:rows') AS rows, max(h.value) FILTER (WHERE h.check_name = 'statement:hit') AS hit, max(h.value) FILTER (WHERE h.check_name = 'statement:read') AS read,
+    max(h.value) FILTER (WHERE h.check_name = 'statement:temp') AS temp, max(h.value) FILTER (WHERE h.check_name = 'statement:wal') AS wal
+  FROM auditdb.health_sample h WHERE h.check_name LIKE 'statement:%%' AND h.taken_at = $4 GROUP BY h.object)
+SELECT s.dbid, s.userid, s.queryid, s.query, d.*, d.total_exec_time / nullif(d.calls, 0) AS mean_exec_time, b.object IS NULL AND (SELECT count(*) FROM before) >= $5 AS unrecorded
+FROM %[1]s s LEFT JOIN before b ON b.object = %[2]s AND b.calls <= s.calls AND b.ms <= s.total_exec_time,
+  LATERAL (SELECT s.calls - coalesce(b.calls, 0)::bigint AS calls, s.total_exec_time - coalesce(b.ms, 0) AS total_exec_time, s.rows - coalesce(b.rows, 0)::bigint AS rows,
+    s.shared_blks_hit - coalesce(b.hit, 0)::bigint AS shared_blks_hit, s.shared_blks_read - coalesce(b.read, 0)::bigint AS shared_blks_read,
+    s.temp_blks_written - coalesce(b.temp, 0)::bigint AS temp_blks_written, s.wal_bytes - coalesce(b.wal, 0)::bigint AS wal_bytes) d
+WHERE d.calls > 0)`
 
 	roleSQL     = `SELECT pg_is_in_recovery()`
 	standbysSQL = `
