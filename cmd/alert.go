@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"auditdb/internal/breaker"
 	"auditdb/internal/fault"
 	"auditdb/internal/output"
 	"auditdb/internal/postgres"
@@ -140,10 +141,24 @@ type alerter struct {
 	state   *alert.State
 }
 
+// guardedTarget is not asked for a while after it has failed again and again: a look at health would wait for it each time.
+type guardedTarget struct {
+	alert.Target
+	breaker *breaker.Breaker
+}
+
+// Send sends, or says until when it does not.
+func (g guardedTarget) Send(ctx context.Context, n alert.Notice) error {
+	return g.breaker.Do(ctx, func(ctx context.Context) error { return g.Target.Send(ctx, n) })
+}
+
 func newAlerter(app *App, every time.Duration) (*alerter, error) {
 	targets, err := app.alertTargets()
 	if err != nil {
 		return nil, err
+	}
+	for i, t := range targets {
+		targets[i] = guardedTarget{t, app.guard(alertBreaker(t), true)}
 	}
 	a := &alerter{app: app, targets: targets, file: app.Config.Alerts.State, next: max(every, alertNext)}
 	if a.file == "" {

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/term"
 
+	"auditdb/internal/breaker"
 	"auditdb/internal/config"
 	"auditdb/internal/fault"
 	"auditdb/internal/job"
@@ -45,6 +46,7 @@ type App struct {
 	redis     *redis.Client
 	redisGone bool
 	routers   []*postgres.Router
+	breakers  map[string]*breaker.Breaker // by name
 	cache     *cache.Cache
 	runs      []*job.Run
 	logs      []*integrity.Log // opened for writing

@@ -178,7 +178,7 @@ func healthOf(app *App, o healthOptions) (health.Options, error) {
 			if err != nil {
 				return nil, err
 			}
-			return askedRedis{client, breakerNames(c.Database.Replicas)}, nil
+			return askedRedis{client, app.breakerNames()}, nil
 		}
 	}
 	if len(c.Integrity.Anchors) > 0 {
@@ -287,15 +287,6 @@ type askedRedis struct {
 	breakers []string
 }
 
-// breakerNames are those of the circuit breakers before replicas.
-func breakerNames(replicas []string) []string {
-	names := make([]string, len(replicas))
-	for i, url := range replicas {
-		names[i] = postgres.BreakerName(url)
-	}
-	return names
-}
-
 // Addr names the server.
 func (r askedRedis) Addr() string { return r.client.Addr() }
 
@@ -312,7 +303,7 @@ func (r askedRedis) Info(ctx context.Context) (string, error) { return r.client.
 func (r askedRedis) Breakers(ctx context.Context) (map[string]time.Time, error) {
 	known := map[string]time.Time{}
 	for _, name := range r.breakers {
-		until, err := redis.Breakers{Client: r.client}.OpenUntil(ctx, name)
+		until, _, err := redis.Breakers{Client: r.client}.Look(ctx, name)
 		if err != nil {
 			return nil, err
 		}

@@ -35,7 +35,12 @@ func (a *App) anchorAppended(ctx context.Context) {
 		a.Warn("no anchor has the newest checkpoint: %v", oneLine(err.Error()))
 		return
 	}
-	a.push(ctx, db, cp)
+	a.push(ctx, db, cp, a.guardAnchor)
+}
+
+// guardAnchor keeps commands whose work is done from waiting for an anchor that has failed again and again: the next one brings a newer checkpoint.
+func (a *App) guardAnchor(ctx context.Context, address string, call func(context.Context) error) error {
+	return a.guard(anchorBreaker(address), true).Do(ctx, call)
 }
 
 // anchorEvery is how often a run that goes on appending brings its newest checkpoint to the anchors: what is only in the database until then can
@@ -65,7 +70,7 @@ func (a *App) keepAnchored(ctx context.Context, db *postgres.DB, every time.Dura
 				continue
 			}
 			size = cp.Size
-			a.push(ctx, db, cp)
+			a.push(ctx, db, cp, a.guardAnchor)
 		}
 	}()
 	return func() {
@@ -74,9 +79,9 @@ func (a *App) keepAnchored(ctx context.Context, db *postgres.DB, every time.Dura
 	}
 }
 
-// push brings a checkpoint to all anchors and warns of those that it did not reach.
-func (a *App) push(ctx context.Context, db *postgres.DB, cp integrity.Checkpoint) []anchors.Result {
-	log := anchors.Log{RootAt: func(ctx context.Context, size int64) (string, error) { return integrity.RootAt(ctx, db, size) }}
+// push brings a checkpoint to all anchors and warns of those that it did not reach. guard nil: all are asked, whatever they did before.
+func (a *App) push(ctx context.Context, db *postgres.DB, cp integrity.Checkpoint, guard func(context.Context, string, func(context.Context) error) error) []anchors.Result {
+	log := anchors.Log{Guard: guard, RootAt: func(ctx context.Context, size int64) (string, error) { return integrity.RootAt(ctx, db, size) }}
 	var err error
 	if log.Lost, err = integrity.AcceptedLoss(ctx, db.Pool()); err != nil {
 		log.Lost = func(int64) bool { return false }

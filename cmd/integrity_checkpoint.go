@@ -66,7 +66,7 @@ func runCheckpoint(ctx context.Context, app *App, o checkpointOptions) error {
 		doc.File = &o.file
 	}
 	if o.push {
-		doc.Anchors = append(doc.Anchors, app.push(ctx, db, doc.Checkpoint)...)
+		doc.Anchors = append(doc.Anchors, app.push(ctx, db, doc.Checkpoint, nil)...)
 	}
 	if err := app.Emit("integrity.checkpoint", doc, doc.table); err != nil {
 		return err

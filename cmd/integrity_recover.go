@@ -100,7 +100,7 @@ func forkLog(ctx context.Context, app *App, db *postgres.DB, log *integrity.Log,
 	if err != nil {
 		return done, err
 	}
-	app.push(ctx, db, done.Checkpoint)
+	app.push(ctx, db, done.Checkpoint, nil)
 	return done, putInPlace(path)
 }
 

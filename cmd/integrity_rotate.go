@@ -118,7 +118,7 @@ func rotateKey(ctx context.Context, app *App, db *postgres.DB, log *integrity.Lo
 		return err
 	}
 	doc.Checkpoint = &done.Checkpoint
-	app.push(ctx, db, done.Checkpoint)
+	app.push(ctx, db, done.Checkpoint, nil)
 	return putInPlace(doc.KeyFile)
 }
 

@@ -4,9 +4,7 @@ import (
 	"context"
 	"time"
 
-	"auditdb/internal/breaker"
 	"auditdb/internal/postgres"
-	"auditdb/internal/redis"
 	"auditdb/pkg/monitor"
 )
 
@@ -20,19 +18,16 @@ func (a *App) replicas(ctx context.Context, db *postgres.DB, command string, cal
 	if len(c.Database.Replicas) == 0 {
 		return nil, nil //nolint:nilnil // none is configured
 	}
-	settings := breaker.Settings{Failures: uint32(c.Breaker.Failures), Timeout: c.Breaker.Timeout, Reset: c.Breaker.Reset} //nolint:gosec // at least 1
+	client, err := a.Redis(ctx)
+	if err != nil {
+		return nil, err
+	}
+	settings := a.breakerSettings(client)
 	switch {
 	case call <= 0:
 		settings.Timeout = -1
 	case call > settings.Timeout:
 		settings.Timeout = call
-	}
-	client, err := a.Redis(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if client != nil {
-		settings.Shared = redis.Breakers{Client: client}
 	}
 	r := postgres.NewRouter(db, postgres.RouterOptions{
 		URLs: c.Database.Replicas, Application: command, MaxConns: replicaConns, MaxLag: c.Database.MaxReplicaLag, Breaker: settings, Now: a.Now, Log: a.Log,

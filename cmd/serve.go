@@ -166,7 +166,7 @@ func (s *sidecar) share(ctx context.Context) (err error) {
 	if s.cached, err = s.countCached(ctx); err != nil {
 		return err
 	}
-	known, err := askedRedis{s.redis, breakerNames(c.Database.Replicas)}.Breakers(ctx)
+	known, err := askedRedis{s.redis, s.app.breakerNames()}.Breakers(ctx)
 	if err != nil {
 		return nil // the check redis says it
 	}

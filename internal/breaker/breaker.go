@@ -38,11 +38,15 @@ type Settings struct {
 	Changed func(name string, s State, until time.Time)
 }
 
-// Shared lets processes know of each other's open breakers. It may fail: then each goes by what it sees itself.
+// Shared lets processes know of each other's open breakers, and of failures: each of many short runs sees a single one. It may fail: then each goes by
+// what it sees itself.
 type Shared interface {
-	// OpenUntil says until when others found the dependency broken; zero: they did not.
-	OpenUntil(ctx context.Context, name string) (time.Time, error)
+	// Look says until when others found the dependency broken, zero: they did not, and how many calls have failed one after the other.
+	Look(ctx context.Context, name string) (until time.Time, failures uint32, err error)
+	// Failed counts one more failure and says how many there are. They are forgotten when none follows within a time.
+	Failed(ctx context.Context, name string, within time.Duration) (failures uint32, err error)
 	SetOpen(ctx context.Context, name string, until time.Time) error
+	// SetClosed forgets failures too.
 	SetClosed(ctx context.Context, name string) error
 }
 
@@ -68,6 +72,7 @@ type Breaker struct {
 	until  time.Time     // while it is open
 	asked  time.Time     // when others were last asked
 	shared time.Time     // until when they found it broken
+	failed bool          // somebody's last call failed, as far as is known
 }
 
 // sharedEvery is how long an answer of others counts.
@@ -78,7 +83,7 @@ func New(name string, s Settings) *Breaker {
 	s.Failures = cmp.Or(s.Failures, 5)
 	s.Timeout = cmp.Or(s.Timeout, 30*time.Second)
 	s.Reset = cmp.Or(s.Reset, time.Minute)
-	s.MaxReset = cmp.Or(s.MaxReset, 10*time.Minute)
+	s.MaxReset = max(cmp.Or(s.MaxReset, 10*time.Minute), s.Reset)
 	if s.Counts == nil {
 		s.Counts = func(error) bool { return true }
 	}
@@ -92,6 +97,15 @@ func (b *Breaker) closed(reset time.Duration, failures uint32) *gobreaker.TwoSte
 		Name: b.name, MaxRequests: 1, Timeout: reset,
 		ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= failures },
 	})
+}
+
+// opened is one that has just opened.
+func (b *Breaker) opened(reset time.Duration) *gobreaker.TwoStepCircuitBreaker[struct{}] {
+	inner := b.closed(reset, 1)
+	if done, err := inner.Allow(); err == nil {
+		done(errors.New("it failed"))
+	}
+	return inner
 }
 
 // Do calls fn with a context that ends after the time of one call, unless the breaker is open: then the error is an OpenError of class unavailable.
@@ -112,13 +126,49 @@ func (b *Breaker) Do(ctx context.Context, fn func(context.Context) error) error 
 	switch {
 	case failed:
 		done(err)
+		b.count(ctx, inner)
 	case err != nil && before == gobreaker.StateHalfOpen && ctx.Err() != nil:
 		done(err) // nothing is known: it stays as it was
 	default:
 		done(nil)
+		b.forget(ctx)
 	}
 	b.settle(ctx, inner, before)
 	return err
+}
+
+// count adds a failure to those of other processes, and opens the breaker where together they are too many.
+func (b *Breaker) count(ctx context.Context, inner *gobreaker.TwoStepCircuitBreaker[struct{}]) {
+	if b.s.Shared == nil {
+		return
+	}
+	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), sharedEvery/10)
+	defer cancel()
+	n, err := b.s.Shared.Failed(limit, b.name, b.s.Reset)
+	b.mu.Lock()
+	b.failed = true
+	open := err == nil && n >= b.s.Failures && inner == b.inner && inner.State() == gobreaker.StateClosed
+	if open {
+		b.inner, b.until = b.opened(b.reset), b.s.Now().Add(b.reset)
+	}
+	until := b.until
+	b.mu.Unlock()
+	if open {
+		b.tell(ctx, Open, until)
+	}
+}
+
+// forget ends the row of failures that processes count together.
+func (b *Breaker) forget(ctx context.Context) {
+	b.mu.Lock()
+	failed := b.failed && b.s.Shared != nil
+	b.failed = false
+	b.mu.Unlock()
+	if failed {
+		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), sharedEvery/10)
+		defer cancel()
+		_ = b.s.Shared.SetClosed(limit, b.name) // else they are forgotten by themselves
+	}
 }
 
 func (b *Breaker) call(ctx context.Context, fn func(context.Context) error) error {
@@ -157,10 +207,7 @@ func (b *Breaker) settle(ctx context.Context, inner *gobreaker.TwoStepCircuitBre
 		state = Open
 		if before == gobreaker.StateHalfOpen {
 			b.reset = min(2*b.reset, b.s.MaxReset)
-			b.inner = b.closed(b.reset, 1)
-			if done, err := b.inner.Allow(); err == nil {
-				done(errors.New("the try failed")) // opens it
-			}
+			b.inner = b.opened(b.reset)
 		}
 		b.until = b.s.Now().Add(b.reset)
 	case gobreaker.StateClosed:
@@ -204,8 +251,8 @@ func (b *Breaker) others(ctx context.Context) time.Time {
 		limit, cancel := context.WithTimeout(ctx, sharedEvery/10)
 		defer cancel()
 		b.asked = now
-		if until, err := b.s.Shared.OpenUntil(limit, b.name); err == nil {
-			b.shared = until
+		if until, failures, err := b.s.Shared.Look(limit, b.name); err == nil {
+			b.shared, b.failed = until, b.failed || failures > 0
 		}
 	}
 	if now.Before(b.shared) {

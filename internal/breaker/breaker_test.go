@@ -18,15 +18,26 @@ func work(context.Context) error { return nil }
 
 // board is what processes share.
 type board struct {
-	mu    sync.Mutex
-	until map[string]time.Time
-	err   error
+	mu     sync.Mutex
+	until  map[string]time.Time
+	failed map[string]uint32
+	err    error
 }
 
-func (s *board) OpenUntil(_ context.Context, name string) (time.Time, error) {
+func (s *board) Look(_ context.Context, name string) (time.Time, uint32, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.until[name], s.err
+	return s.until[name], s.failed[name], s.err
+}
+
+func (s *board) Failed(_ context.Context, name string, _ time.Duration) (uint32, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failed == nil {
+		s.failed = map[string]uint32{}
+	}
+	s.failed[name]++
+	return s.failed[name], s.err
 }
 
 func (s *board) SetOpen(_ context.Context, name string, until time.Time) error {
@@ -40,6 +51,7 @@ func (s *board) SetClosed(_ context.Context, name string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.until, name)
+	delete(s.failed, name)
 	return s.err
 }
 
@@ -134,6 +146,26 @@ func TestShared(t *testing.T) {
 	alone := New("y", Settings{Failures: 1, Now: clock, Shared: s})
 	if err := alone.Do(t.Context(), work); err != nil {
 		t.Errorf("%v", err)
+	}
+}
+
+// Short runs that fail once each open it together, unless one of them succeeds in between.
+func TestCountedTogether(t *testing.T) {
+	t.Parallel()
+	s := &board{until: map[string]time.Time{}}
+	run := func(fn func(context.Context) error) error {
+		return New("x", Settings{Now: time.Now, Shared: s}).Do(t.Context(), fn)
+	}
+	for _, fn := range []func(context.Context) error{fail, fail, fail, fail, work, fail, fail, fail, fail} {
+		if err := run(fn); isOpen(err) {
+			t.Fatal(err)
+		}
+	}
+	if err := run(fail); !errors.Is(err, errBroken) {
+		t.Fatal(err)
+	}
+	if err := run(work); !isOpen(err) {
+		t.Errorf("after five failures: %v", err)
 	}
 }
 

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
+	"math"
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
@@ -15,20 +15,33 @@ type Breakers struct{ Client *Client }
 
 func breakerKey(name string) string { return "auditdb:breaker:" + name }
 
-// OpenUntil says until when others found a dependency broken; zero: they did not.
-func (b Breakers) OpenUntil(ctx context.Context, name string) (time.Time, error) {
-	text, err := b.Client.Get(ctx, breakerKey(name)).Result()
-	if errors.Is(err, goredis.Nil) {
-		return time.Time{}, nil
+func failuresKey(name string) string { return "auditdb:failures:" + name }
+
+// Look says until when others found a dependency broken, zero: they did not, and how many calls have failed one after the other.
+func (b Breakers) Look(ctx context.Context, name string) (until time.Time, failures uint32, err error) {
+	asked := b.Client.Pipeline() // not MGET: in a cluster the keys are in different slots
+	open, count := asked.Get(ctx, breakerKey(name)), asked.Get(ctx, failuresKey(name))
+	if _, err := asked.Exec(ctx); err != nil && !errors.Is(err, goredis.Nil) {
+		return time.Time{}, 0, fmt.Errorf("look for an open circuit breaker: %w", err)
 	}
-	if err != nil {
-		return time.Time{}, fmt.Errorf("look for an open circuit breaker: %w", err)
+	if ms, err := open.Int64(); err == nil { // a foreign value says nothing
+		until = time.UnixMilli(ms)
 	}
-	ms, err := strconv.ParseInt(text, 10, 64)
-	if err != nil {
-		return time.Time{}, nil //nolint:nilerr // a foreign value says nothing
+	if n, err := count.Uint64(); err == nil {
+		failures = uint32(min(n, math.MaxUint32))
 	}
-	return time.UnixMilli(ms), nil
+	return until, failures, nil
+}
+
+// Failed counts one more failure and says how many there are. They are forgotten when none follows within a time.
+func (b Breakers) Failed(ctx context.Context, name string, within time.Duration) (failures uint32, err error) {
+	asked := b.Client.Pipeline()
+	count := asked.Incr(ctx, failuresKey(name))
+	asked.PExpire(ctx, failuresKey(name), within)
+	if _, err := asked.Exec(ctx); err != nil {
+		return 0, fmt.Errorf("count a failure: %w", err)
+	}
+	return uint32(min(max(count.Val(), 0), math.MaxUint32)), nil
 }
 
 // SetOpen says that a dependency is broken. It is forgotten by itself.
@@ -42,9 +55,12 @@ func (b Breakers) SetOpen(ctx context.Context, name string, until time.Time) err
 	return nil
 }
 
-// SetClosed says that it works again.
+// SetClosed says that it works again: failures are forgotten.
 func (b Breakers) SetClosed(ctx context.Context, name string) error {
-	if err := b.Client.Unlink(ctx, breakerKey(name)).Err(); err != nil {
+	asked := b.Client.Pipeline()
+	asked.Unlink(ctx, breakerKey(name))
+	asked.Unlink(ctx, failuresKey(name))
+	if _, err := asked.Exec(ctx); err != nil {
 		return fmt.Errorf("tell of a closed circuit breaker: %w", err)
 	}
 	return nil

@@ -267,8 +267,8 @@ func TestBreakers(t *testing.T) {
 	ctx := t.Context()
 	is := func(want bool) {
 		t.Helper()
-		if until, err := b.OpenUntil(ctx, "x"); err != nil || until.IsZero() == want {
-			t.Errorf("%s, %v", until, err)
+		if until, failures, err := b.Look(ctx, "x"); err != nil || until.IsZero() == want || failures != 0 {
+			t.Errorf("%s, %d failures, %v", until, failures, err)
 		}
 	}
 	is(false)
@@ -281,6 +281,21 @@ func TestBreakers(t *testing.T) {
 	}
 	is(false)
 	if err := b.Client.Set(ctx, "auditdb:breaker:x", "soon", 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	is(false)
+	for want := range uint32(3) {
+		if n, err := b.Failed(ctx, "x", time.Minute); err != nil || n != want+1 {
+			t.Errorf("%d failures, %v", n, err)
+		}
+	}
+	if _, n, err := b.Look(ctx, "x"); err != nil || n != 3 {
+		t.Errorf("%d failures, %v", n, err)
+	}
+	if left := b.Client.PTTL(ctx, "auditdb:failures:x").Val(); left <= 0 || left > time.Minute {
+		t.Errorf("they are kept for %s", left)
+	}
+	if err := b.SetClosed(ctx, "x"); err != nil {
 		t.Fatal(err)
 	}
 	is(false)

@@ -50,6 +50,12 @@ type refusedError struct{ status string }
 // Error gives the status.
 func (e refusedError) Error() string { return "it answered " + e.status }
 
+// IsRefusal says whether a receiver works and does not want what it was sent.
+func IsRefusal(err error) bool {
+	var refused refusedError
+	return errors.As(err, &refused)
+}
+
 // post sends body until it is taken, it is refused for good, or the time is over.
 func (p *poster) post(ctx context.Context, body []byte, header http.Header) error {
 	ctx, cancel := context.WithTimeout(ctx, allLimit)
@@ -65,8 +71,7 @@ func (p *poster) post(ctx context.Context, body []byte, header http.Header) erro
 			case <-pause.C:
 			}
 		}
-		var refused refusedError
-		if err = p.once(ctx, body, header); err == nil || errors.As(err, &refused) || ctx.Err() != nil {
+		if err = p.once(ctx, body, header); err == nil || IsRefusal(err) || ctx.Err() != nil {
 			return err
 		}
 	}

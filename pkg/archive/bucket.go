@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net/url"
 	"os"
-	"strings"
 
 	"gocloud.dev/blob"
 	"gocloud.dev/gcerrors"
@@ -27,11 +25,7 @@ func openBucket(ctx context.Context, address string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	base := address
-	if u, err := url.Parse(address); err == nil {
-		base = u.Scheme + "://" + u.Host + strings.TrimSuffix(u.Path, "/")
-	}
-	return &Store{backend: bucket{b}, base: base}, nil
+	return &Store{backend: bucket{b}, base: Base(address)}, nil
 }
 
 // stage writes to a local file without a name: what the object is called follows from its content.

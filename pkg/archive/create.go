@@ -97,7 +97,7 @@ func (a *Archiver) create(ctx context.Context, t partitions.Table, p partitions.
 
 // sameFolder refuses a folder that is empty although archives were made in it: another disk may be mounted there, or none.
 func (a *Archiver) sameFolder(ctx context.Context) error {
-	f, ok := a.Store.backend.(folder)
+	f, ok := a.Store.unguarded().(folder)
 	if !ok {
 		return nil
 	}

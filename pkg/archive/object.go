@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"net/url"
+	"path/filepath"
 	"strings"
 
 	"auditdb/internal/fault"
@@ -25,6 +26,59 @@ type backend interface {
 	size(ctx context.Context, key string) (int64, error)
 	open(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) // length -1: to the end
 	close() error
+}
+
+// Guard lets do decide about every call of the store, as a circuit breaker does.
+func (s *Store) Guard(do func(ctx context.Context, call func(context.Context) error) error) {
+	s.backend = guarded{s.backend, do}
+}
+
+func (s *Store) unguarded() backend {
+	if g, ok := s.backend.(guarded); ok {
+		return g.backend
+	}
+	return s.backend
+}
+
+type guarded struct {
+	backend
+	do func(ctx context.Context, call func(context.Context) error) error
+}
+
+func (g guarded) stage(ctx context.Context) (s staged, err error) {
+	err = g.do(ctx, func(ctx context.Context) (err error) {
+		s, err = g.backend.stage(ctx)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return guardedObject{s, g.do}, nil
+}
+
+func (g guarded) size(ctx context.Context, key string) (n int64, err error) {
+	err = g.do(ctx, func(ctx context.Context) (err error) {
+		n, err = g.backend.size(ctx, key)
+		return err
+	})
+	return n, err
+}
+
+func (g guarded) open(ctx context.Context, key string, offset, length int64) (r io.ReadCloser, err error) {
+	err = g.do(ctx, func(ctx context.Context) (err error) {
+		r, err = g.backend.open(ctx, key, offset, length)
+		return err
+	})
+	return r, err
+}
+
+type guardedObject struct {
+	staged
+	do func(ctx context.Context, call func(context.Context) error) error
+}
+
+func (o guardedObject) commit(ctx context.Context, key string, replace bool) error {
+	return o.do(ctx, func(ctx context.Context) error { return o.staged.commit(ctx, key, replace) })
 }
 
 // staged is an object that is being written and is not there yet.
@@ -55,6 +109,24 @@ func Open(ctx context.Context, address string) (*Store, error) {
 		return openBucket(ctx, address)
 	}
 	return nil, fault.New(fault.Config, "use file:// or s3://", "archive store %s: unknown kind of address", postgres.RedactURL(address))
+}
+
+// Base is the address of a store without parameters and secrets.
+func Base(address string) string {
+	scheme, rest, isURL := strings.Cut(address, "://")
+	if path, err := url.PathUnescape(rest); err == nil && scheme == "file" {
+		address, isURL = path, false
+	}
+	if !isURL {
+		if path, err := filepath.Abs(address); err == nil {
+			address = path
+		}
+		return "file://" + address
+	}
+	if u, err := url.Parse(address); err == nil {
+		return u.Scheme + "://" + u.Host + strings.TrimSuffix(u.Path, "/")
+	}
+	return postgres.RedactURL(address)
 }
 
 // String names the store without secrets.

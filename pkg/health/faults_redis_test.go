@@ -31,7 +31,7 @@ func (r realRedis) Info(ctx context.Context) (string, error)     { return r.Clie
 func (r realRedis) Breakers(ctx context.Context) (map[string]time.Time, error) {
 	known := map[string]time.Time{}
 	for _, name := range r.breakers {
-		until, err := redis.Breakers{Client: r.Client}.OpenUntil(ctx, name)
+		until, _, err := redis.Breakers{Client: r.Client}.Look(ctx, name)
 		if err != nil {
 			return nil, err
 		}

@@ -186,7 +186,7 @@ func lookBreakers(ctx context.Context, p *probe, _ *check) (finding, error) {
 		return finding{}, err
 	}
 	if len(known) == 0 {
-		return skip("no replica is configured"), nil
+		return skip("nothing that has a circuit breaker is configured: replicas, anchors, archives, receivers of alerts"), nil
 	}
 	now := p.o.Now()
 	var open []string
@@ -198,7 +198,7 @@ func lookBreakers(ctx context.Context, p *probe, _ *check) (finding, error) {
 	if len(open) == 0 {
 		return measured(0, "", "%s, all closed", plural(len(known), "circuit breaker")), nil
 	}
-	return measured(float64(len(open)), "auditdb monitor replicas says what is wrong with it; until it is mended the primary is read", "not asked, because it failed again and again: %s", strings.Join(open, ", ")), nil
+	return measured(float64(len(open)), "look whether it answers (auditdb monitor replicas, integrity checkpoint, retention archive verify, alert test ask it all the same); it is tried again by itself", "not asked, because it failed again and again: %s", strings.Join(open, ", ")), nil
 }
 
 func lookRedisPolicy(_ context.Context, p *probe, _ *check) (finding, error) {

@@ -79,6 +79,8 @@ type Result struct {
 type Log struct {
 	RootAt func(ctx context.Context, size int64) (string, error) // the root of its tree at an earlier size, base64 as in a checkpoint
 	Lost   func(size int64) bool                                 // a checkpoint of that size may be of records whose loss was accepted
+	// Guard decides about bringing it to one anchor, as a circuit breaker does; nil: all are asked.
+	Guard func(ctx context.Context, address string, call func(context.Context) error) error
 }
 
 // Push brings a checkpoint to all anchors. What fails at one does not keep it from the others. An anchor whose newest checkpoint the log
@@ -87,7 +89,17 @@ func Push(ctx context.Context, addresses []string, cp integrity.Checkpoint, log 
 	out := make([]Result, 0, len(addresses))
 	for _, address := range addresses {
 		r := Result{Anchor: postgres.RedactURL(address)}
-		covered, err := push(ctx, address, cp, log)
+		covered := int64(-1)
+		call := func(ctx context.Context) (err error) {
+			covered, err = push(ctx, address, cp, log)
+			return err
+		}
+		var err error
+		if log.Guard != nil {
+			err = log.Guard(ctx, address, call)
+		} else {
+			err = call(ctx)
+		}
 		if covered >= 0 {
 			lag := max(cp.Size-covered, 0)
 			r.Lag = &lag
