@@ -18,7 +18,7 @@ func (p *probe) managedTables(ctx context.Context) ([]managed, finding, bool, er
 	if f, ok := p.ownSchema(); !ok {
 		return nil, f, false, nil
 	}
-	all, err := p.shared.tables(ctx)
+	all, err := p.shared.tables(ctx, p.q)
 	if err != nil {
 		return nil, finding{}, false, err
 	}
@@ -42,13 +42,16 @@ func (p *probe) auditOIDs(ctx context.Context) ([]uint32, error) {
 	if !p.server.schema || !p.server.own {
 		return []uint32{}, nil
 	}
-	oids := []uint32{}
-	rows, err := p.q.Query(ctx, auditOIDsSQL)
+	return p.shared.oids(ctx, p.q)
+}
+
+func loadOIDs(ctx context.Context, q partitions.Querier) ([]uint32, error) {
+	rows, err := q.Query(ctx, auditOIDsSQL)
 	if err != nil {
 		return nil, err
 	}
 	found, err := pgx.CollectRows(rows, pgx.RowTo[uint32])
-	return append(oids, found...), err
+	return append([]uint32{}, found...), err
 }
 
 // worst keeps the worse of two findings, by their status and then by what they are judged by.

@@ -50,7 +50,8 @@ func (s *silence) falls() {
 
 // shared is read once for several checks.
 type shared struct {
-	tables func(context.Context) ([]managed, error)
+	tables func(context.Context, partitions.Querier) ([]managed, error)
+	oids   func(context.Context, partitions.Querier) ([]uint32, error)
 }
 
 // server is what decides how questions are asked.
@@ -142,7 +143,7 @@ func (p *probe) connect(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	p.shared = &shared{tables: once(p.loadTables)}
+	p.shared = &shared{tables: once(p.loadTables), oids: once(loadOIDs)}
 	return nil
 }
 
@@ -301,11 +302,11 @@ func (p *probe) ownSchema() (finding, bool) {
 }
 
 // loadTables resolves the managed tables and reads their partitions.
-func (p *probe) loadTables(ctx context.Context) ([]managed, error) {
+func (p *probe) loadTables(ctx context.Context, q partitions.Querier) ([]managed, error) {
 	if !p.server.schema || !p.server.own {
 		return nil, nil
 	}
-	names, err := partitions.Registered(ctx, p.db.Pool())
+	names, err := partitions.Registered(ctx, q)
 	if err != nil {
 		return nil, err
 	}
@@ -314,7 +315,7 @@ func (p *probe) loadTables(ctx context.Context) ([]managed, error) {
 		t, err := partitions.ResolveToRead(ctx, p.db, name)
 		m := managed{Table: t, err: err}
 		if err == nil {
-			m.tree, m.err = partitions.LoadTree(ctx, p.db.Pool(), t)
+			m.tree, m.err = partitions.LoadTree(ctx, q, t)
 		}
 		if m.err != nil {
 			m.err = fmt.Errorf("%s: %w", name, m.err)
@@ -324,18 +325,19 @@ func (p *probe) loadTables(ctx context.Context) ([]managed, error) {
 	return list, nil
 }
 
-// once keeps what was loaded; an error is not kept, for it may be that of a check whose time was over.
-func once[T any](load func(context.Context) (T, error)) func(context.Context) (T, error) {
+// once keeps what was loaded, by the connection of the check that is the first to ask: all others may be in use by checks that wait for it. An error is not
+// kept, for it may be that of a check whose time was over.
+func once[T any](load func(context.Context, partitions.Querier) (T, error)) func(context.Context, partitions.Querier) (T, error) {
 	var mu sync.Mutex
 	var kept T
 	done := false
-	return func(ctx context.Context) (T, error) {
+	return func(ctx context.Context, q partitions.Querier) (T, error) {
 		mu.Lock()
 		defer mu.Unlock()
 		if done {
 			return kept, nil
 		}
-		value, err := load(ctx)
+		value, err := load(ctx, q)
 		if err == nil {
 			kept, done = value, true
 		}

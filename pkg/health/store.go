@@ -52,8 +52,8 @@ FROM pg_stat_activity a WHERE a.application_name LIKE 'auditdb/%' AND EXISTS (SE
 	xidSQL       = `SELECT age(datfrozenxid)::float8, datname FROM pg_database ORDER BY 1 DESC LIMIT 1`
 	multixactSQL = `SELECT mxid_age(datminmxid)::float8, datname FROM pg_database ORDER BY 1 DESC LIMIT 1`
 	freezeSQL    = `
-SELECT 100 * greatest(age(c.relfrozenxid), age(t.relfrozenxid)) / current_setting('autovacuum_freeze_max_age')::float8, c.oid::regclass::text
-FROM pg_class c LEFT JOIN pg_class t ON t.oid = c.reltoastrelid WHERE c.relkind IN ('r', 'm') AND c.relfrozenxid <> '0' ORDER BY 1 DESC LIMIT 1`
+SELECT used, oid::regclass::text FROM (SELECT 100 * greatest(age(c.relfrozenxid), age(t.relfrozenxid)) / current_setting('autovacuum_freeze_max_age')::float8 AS used, c.oid
+FROM pg_class c LEFT JOIN pg_class t ON t.oid = c.reltoastrelid WHERE c.relkind IN ('r', 'm') AND c.relfrozenxid <> '0' ORDER BY 1 DESC LIMIT 1) w`
 
 	standbysSQL = `
 SELECT count(*) FILTER (WHERE state IN ('streaming', 'catchup')), count(*) FILTER (WHERE sync_state IN ('sync', 'quorum')), coalesce(max(extract(epoch FROM replay_lag)), 0)::float8,
@@ -80,16 +80,21 @@ SELECT current_setting('archive_mode'), coalesce(last_failed_time > coalesce(las
   failed_count, coalesce(last_failed_wal, ''), last_archived_time IS NULL FROM pg_stat_archiver`
 	backlogSQL = `SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'`
 
+	// pg_stat_user_tables adds up the indexes of every table: it takes ten times as long as the functions that it calls.
 	deadSQL = `
-SELECT ratio, relation, dead FROM (SELECT s.n_dead_tup / (current_setting('autovacuum_vacuum_threshold')::float8 + current_setting('autovacuum_vacuum_scale_factor')::float8 * greatest(c.reltuples, 0)) AS ratio,
-  c.oid::regclass::text AS relation, s.n_dead_tup AS dead FROM pg_stat_user_tables s JOIN pg_class c ON c.oid = s.relid WHERE s.n_dead_tup > 10000) t ORDER BY ratio DESC LIMIT 1`
+SELECT n_dead_tup / (current_setting('autovacuum_vacuum_threshold')::float8 + current_setting('autovacuum_vacuum_scale_factor')::float8 * greatest(reltuples, 0)) AS ratio, oid::regclass::text, n_dead_tup
+FROM (SELECT c.oid, c.reltuples, pg_stat_get_dead_tuples(c.oid) AS n_dead_tup` + userTables + `) s WHERE n_dead_tup > 10000 ORDER BY ratio DESC LIMIT 1`
 	insertedSQL = `
-SELECT ratio, relation, inserted FROM (SELECT s.n_ins_since_vacuum / (current_setting('autovacuum_vacuum_insert_threshold')::float8 + current_setting('autovacuum_vacuum_insert_scale_factor')::float8 * greatest(c.reltuples, 0)) AS ratio,
-  c.oid::regclass::text AS relation, s.n_ins_since_vacuum AS inserted FROM pg_stat_user_tables s JOIN pg_class c ON c.oid = s.relid
-  WHERE s.n_ins_since_vacuum > 100000 AND current_setting('autovacuum_vacuum_insert_threshold')::float8 >= 0) t ORDER BY ratio DESC LIMIT 1`
+SELECT n_ins_since_vacuum / (current_setting('autovacuum_vacuum_insert_threshold')::float8 + current_setting('autovacuum_vacuum_insert_scale_factor')::float8 * greatest(reltuples, 0)) AS ratio, oid::regclass::text, n_ins_since_vacuum
+FROM (SELECT c.oid, c.reltuples, pg_stat_get_ins_since_vacuum(c.oid) AS n_ins_since_vacuum` + userTables + `) s
+WHERE n_ins_since_vacuum > 100000 AND current_setting('autovacuum_vacuum_insert_threshold')::float8 >= 0 ORDER BY ratio DESC LIMIT 1`
 	analyzedSQL = `
-SELECT coalesce(extract(epoch FROM clock_timestamp() - greatest(last_analyze, last_autoanalyze)), extract(epoch FROM clock_timestamp() - pg_postmaster_start_time()))::float8, relid::regclass::text, n_mod_since_analyze
-FROM pg_stat_user_tables WHERE n_mod_since_analyze > 100000 AND n_mod_since_analyze > 0.1 * n_live_tup ORDER BY 1 DESC LIMIT 1`
+SELECT coalesce(extract(epoch FROM clock_timestamp() - greatest(pg_stat_get_last_analyze_time(oid), pg_stat_get_last_autoanalyze_time(oid))), extract(epoch FROM clock_timestamp() - pg_postmaster_start_time()))::float8,
+  oid::regclass::text, n_mod_since_analyze
+FROM (SELECT c.oid, pg_stat_get_mod_since_analyze(c.oid) AS n_mod_since_analyze` + userTables + `) s
+WHERE n_mod_since_analyze > 100000 AND n_mod_since_analyze > 0.1 * pg_stat_get_live_tuples(oid) ORDER BY 1 DESC LIMIT 1`
+	userTables = `
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'm', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_toast'`
 	autovacuumSQL = `
 SELECT current_setting('autovacuum')::bool, current_setting('track_counts')::bool, current_setting('autovacuum_max_workers')::int, count(*), coalesce(min(extract(epoch FROM clock_timestamp() - xact_start)), 0)::float8
 FROM pg_stat_activity WHERE backend_type = 'autovacuum worker'`
@@ -110,16 +115,17 @@ FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE NOT (i.indisvalid 
   AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index p JOIN pg_stat_activity a USING (pid) WHERE p.datid = (SELECT oid FROM pg_database WHERE datname = current_database())
     AND (p.index_relid = i.indexrelid OR a.application_name LIKE 'auditdb/index.apply%'))`
 	unusedSQL = `
-SELECT count(*), coalesce(sum(pg_relation_size(s.indexrelid)), 0)::float8, coalesce(extract(epoch FROM clock_timestamp() - (SELECT stats_reset FROM pg_stat_database WHERE datname = current_database())), 30 * 86400)::float8
-FROM pg_stat_user_indexes s JOIN pg_index i USING (indexrelid) JOIN pg_class c ON c.oid = s.indexrelid
-WHERE s.idx_scan = 0 AND NOT i.indisunique AND i.indisvalid AND c.relpages > 10485760 / current_setting('block_size')::int -- to ask for the size of thousands takes seconds
+SELECT count(*), coalesce(sum(pg_relation_size(c.oid)), 0)::float8, coalesce(extract(epoch FROM clock_timestamp() - (SELECT stats_reset FROM pg_stat_database WHERE datname = current_database())), 30 * 86400)::float8
+FROM pg_class c JOIN pg_index i ON i.indexrelid = c.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind = 'i' AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_toast' AND NOT i.indisunique AND i.indisvalid AND pg_stat_get_numscans(c.oid) = 0
+  AND c.relpages > 10485760 / current_setting('block_size')::int -- to ask for the size of thousands takes seconds
   AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid)`
 	duplicateSQL = `
-SELECT count(*) - count(DISTINCT k), coalesce(min(k), '') FROM (SELECT i.indrelid::regclass::text || ' ' || i.indkey::text || ' ' || i.indclass::text || ' ' || i.indcollation::text || ' ' || i.indoption::text || ' ' || coalesce(i.indexprs::text, '')
-  || ' ' || coalesce(i.indpred::text, '') || ' ' || c.relam::text AS k FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-  WHERE i.indisvalid AND n.nspname NOT IN ('pg_catalog', 'pg_toast', 'information_schema')) d`
+SELECT coalesce(sum(n - 1), 0)::bigint, coalesce(min(k.indrelid::regclass::text || ' ' || k.keys), '') FROM (SELECT i.indrelid, i.indkey::text AS keys, count(*) AS n
+  FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE i.indisvalid AND n.nspname NOT IN ('pg_catalog', 'pg_toast', 'information_schema')
+  GROUP BY i.indrelid, i.indkey::text, i.indclass, i.indcollation::text, i.indoption::text, i.indexprs::text, i.indpred::text, c.relam HAVING count(*) > 1) k`
 	partitionSizeSQL = `
-SELECT coalesce(pg_total_relation_size(c.oid), 0)::float8, c.oid::regclass::text FROM pg_class c WHERE c.relispartition AND c.relkind = 'r' ORDER BY c.relpages DESC LIMIT 1`
+SELECT coalesce(pg_total_relation_size(oid), 0)::float8, oid::regclass::text FROM (SELECT c.oid FROM pg_class c WHERE c.relispartition AND c.relkind = 'r' ORDER BY c.relpages DESC LIMIT 1) p`
 	checksumSQL = `
 SELECT current_setting('data_checksums')::bool, coalesce(sum(checksum_failures), 0)::bigint, coalesce(max(checksum_last_failure)::text, ''), coalesce(max(coalesce(datname, 'shared objects')) FILTER (WHERE checksum_failures > 0), '') FROM pg_stat_database`
 	deltaSQL = `
