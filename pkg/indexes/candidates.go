@@ -394,7 +394,7 @@ func (g *generator) lasting(e *expr) bool {
 	case exprParam:
 		return false
 	case exprCall:
-		if !g.immutable[e.name] {
+		if !g.immutable[e.name] && e.name != "COALESCE" {
 			return false
 		}
 	case exprCast:

@@ -174,7 +174,20 @@ func (c *clause) kindOf(s *scan, operator string) clauseKind {
 		return clauseMember
 	case "?", "?|", "?&":
 		return clauseHas
-	case "&&", "@@", "<@":
+	case "@?", "@@":
+		if s.isDocument(c.key) { // a path in which a value is compared for equality is looked up as @> is
+			if strings.Contains(c.value, "==") {
+				return clauseContains
+			}
+			return clauseOther
+		}
+		return clauseMember
+	case "<<", "<<=": // of addresses: those of a network lie side by side
+		if name, ok := strings.CutPrefix(c.key, columnKey); ok && s.table.columns[name].category == "I" && c.constant {
+			c.twoSided = true
+			return clauseRange
+		}
+	case "&&", "<@":
 		return clauseMember
 	}
 	return clauseOther
