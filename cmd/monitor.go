@@ -11,6 +11,8 @@ import (
 	"golang.org/x/term"
 
 	"auditdb/internal/output"
+	"auditdb/internal/postgres"
+	"auditdb/pkg/monitor"
 )
 
 // monitorDocuments lists the documents of the monitor commands.
@@ -84,6 +86,15 @@ func (a *App) screenRows() int {
 		return 0
 	}
 	return rows
+}
+
+// warnOfHidden says that sessions of others are not shown as they are, and what would change that.
+func (a *App) warnOfHidden(ctx context.Context, db *postgres.DB) error {
+	grant, err := monitor.MissingGrant(ctx, db.Pool())
+	if err == nil && grant != "" {
+		a.Warn("the sessions of other users may not be seen: %s", grant)
+	}
+	return err
 }
 
 // stateText is a session's state in few letters.

@@ -33,6 +33,9 @@ func runMonitorConnections(ctx context.Context, app *App) error {
 	if err != nil {
 		return err
 	}
+	if err := app.warnOfHidden(ctx, db); err != nil {
+		return err
+	}
 	found, err := monitor.ReadConnections(ctx, db.Pool())
 	if err != nil {
 		return err

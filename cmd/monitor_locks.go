@@ -40,6 +40,9 @@ func runMonitorLocks(ctx context.Context, app *App) error {
 	if err != nil {
 		return err
 	}
+	if err := app.warnOfHidden(ctx, db); err != nil {
+		return err
+	}
 	doc := monitorLocksDoc{}
 	if doc.Sessions, err = monitor.Locks(ctx, db.Pool()); err != nil {
 		return err

@@ -61,6 +61,9 @@ func runMonitorTop(ctx context.Context, app *App, limit int, before *monitor.Cou
 	if err != nil {
 		return nil, err
 	}
+	if err := app.warnOfHidden(ctx, db); err != nil {
+		return nil, err
+	}
 	now, err := monitor.ReadCounters(ctx, db.Pool())
 	if err != nil {
 		return nil, err

@@ -146,7 +146,7 @@ func maintenanceChecks() []check {
 
 func ownChecks() []check {
 	return []check{
-		standard("partition_coverage", partitioning, inPeriods, neverReach, neverReach, lookCoverage).byItself(),
+		standard("partition_coverage", partitioning, inPeriods, neverReach, neverReach, lookCoverage).lower().byItself(),
 		standard("partition_gaps", partitioning, inCount, anyAtAll, neverReach, lookGaps).byItself(),
 		standard("default_rows", partitioning, inCount, anyAtAll, neverReach, lookDefaultRows).byItself(),
 		standard("pending_detach", partitioning, inCount, neverReach, neverReach, lookPending),

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -157,9 +158,13 @@ func (o Options) choose() ([]check, error) {
 			return nil, unknownName(name, all)
 		}
 	}
-	for name := range o.Limits {
-		if !slices.ContainsFunc(all, func(c check) bool { return c.name == name }) {
+	for name, l := range o.Limits {
+		at := slices.IndexFunc(all, func(c check) bool { return c.name == name })
+		if at < 0 {
 			return nil, fault.New(fault.Config, "auditdb health list shows the names", "health.checks: there is no check %q", name)
+		}
+		if w, c := l.Warning, l.Critical; w != nil && c != nil && (all[at].below && *w < *c || !all[at].below && *w > *c) {
+			return nil, fault.New(fault.Config, "change the two", "health.checks.%s: the warning limit, %g, is worse than the critical one, %g", name, *w, *c)
 		}
 	}
 	named := func(c check, names []string) bool { return slices.ContainsFunc(names, c.is) }
@@ -227,6 +232,7 @@ type finding struct {
 	value         *float64
 	message, hint string
 	unasked       string // what was in the way of looking
+	judged        bool   // the status stands, whatever the limits make of the value
 }
 
 // skip is the finding of a check that does not apply.
@@ -262,7 +268,7 @@ func (c *check) judge(value float64) Status {
 // result puts a finding into its form. Hints are for what is not well.
 func (c *check) result(f finding) Result {
 	r := Result{Name: c.name, Group: c.group, Status: f.status, Value: f.value, Unit: c.unit, Warning: c.warning, Critical: c.critical, Message: f.message, Hint: f.hint, Unasked: f.unasked}
-	if f.value != nil && f.status != Skipped && f.status != Unknown {
+	if f.value != nil && !f.judged && f.status != Skipped && f.status != Unknown {
 		if judged := c.judge(*f.value); judged.rank() > f.status.rank() {
 			r.Status = judged
 		}
@@ -301,29 +307,44 @@ type deniedError struct {
 // Error says what cannot be seen.
 func (e *deniedError) Error() string { return "this role may not see " + e.what }
 
-// ParseLimit reads a limit of the configuration: a number, or one with a unit: 90%, 10ms, 30s, 5m, 2h, 1d, 500MB, 2GB. Times are seconds, sizes are bytes;
-// unit is that of the check.
+// ParseLimit reads a limit of the configuration: a number, or one with a unit: 90%, 10ms, 30s, 5m, 2h, 1d, 500MB, 2GiB. Times are seconds, sizes are bytes;
+// unit is that of the check, and must fit.
 func ParseLimit(text, unit string) (float64, error) {
 	text = strings.TrimSpace(text)
-	if n, err := strconv.ParseFloat(strings.TrimSuffix(text, "%"), 64); err == nil {
+	at := strings.LastIndexAny(text, "0123456789.") + 1
+	n, err := strconv.ParseFloat(text[:at], 64)
+	if err != nil || math.IsInf(n, 0) || math.IsNaN(n) || n < 0 {
+		return 0, fmt.Errorf("%q is no number that is not negative, time or size", text)
+	}
+	suffix := strings.TrimSpace(text[at:])
+	if suffix == "" {
 		return n, nil
 	}
-	factors := map[string]float64{
-		"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400,
-		"B": 1, "kB": 1 << 10, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40,
-	}
-	at := strings.IndexFunc(text, func(r rune) bool { return (r < '0' || r > '9') && r != '.' })
-	if at > 0 {
-		n, err := strconv.ParseFloat(text[:at], 64)
-		factor, known := factors[strings.TrimSpace(text[at:])]
-		if err == nil && known {
-			if unit == "ms" {
+	for _, kind := range limitUnits() {
+		if factor, known := kind.factors[suffix]; known && slices.Contains(kind.of, unit) {
+			if unit == inMillis {
 				factor *= 1000
 			}
 			return n * factor, nil
 		}
 	}
-	return 0, fmt.Errorf("%q is no number, time or size", text)
+	return 0, fmt.Errorf("%q is no limit of a figure in %s", text, unit)
+}
+
+type limitUnit struct {
+	of      []string // units of checks
+	factors map[string]float64
+}
+
+func limitUnits() []limitUnit {
+	return []limitUnit{
+		{[]string{inPercent}, map[string]float64{"%": 1}},
+		{[]string{inMillis, inSeconds}, map[string]float64{"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}},
+		{[]string{inDays}, map[string]float64{"d": 1}},
+		{[]string{inBytes, bytesHour}, map[string]float64{
+			"B": 1, "kB": 1 << 10, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40,
+		}},
+	}
 }
 
 // Known describes all checks in their order.

@@ -7,12 +7,14 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"auditdb/internal/embedded"
+	"auditdb/internal/fault"
 	"auditdb/internal/pgtest"
 	"auditdb/internal/postgres"
 	"auditdb/migrations"
@@ -255,6 +257,51 @@ func TestDown(t *testing.T) {
 	}
 }
 
+// Limits of the configuration that say nothing are refused, and those of a figure that should be high are taken as such.
+func TestLimits(t *testing.T) {
+	t.Parallel()
+	for name, l := range map[string]Limits{"long_transaction": limit(7200, 3600), "cache_hit": limit(90, 98), "partition_coverage": limit(1, 2)} {
+		if _, err := (Options{Limits: map[string]Limits{name: l}}).choose(); fault.ClassOf(err) != fault.Config {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	w := newWard(t)
+	w.o.Limits["partition_coverage"] = limit(3, 1)
+	if r := w.run(w.o); r.Status != OK {
+		t.Errorf("four are ready: %+v", ill(r))
+	}
+	w.detach(3, 5)
+	if sick := ill(w.run(w.o)); sick["partition_coverage"].Status != Warning {
+		t.Errorf("two are ready: %+v", sick)
+	}
+}
+
+// A session that somebody ends is no finding, a server that goes is, whatever it was asked last.
+func TestLost(t *testing.T) {
+	t.Parallel()
+	w := newWard(t)
+	o := w.o
+	var done sync.Once
+	o.Migrations = func(ctx context.Context, db *postgres.DB) (int, bool, error) {
+		done.Do(func() {
+			w.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'auditdb/health'")
+		})
+		return pending(ctx, db)
+	}
+	if r := w.run(o); r.Status != OK {
+		t.Errorf("its sessions were ended: %+v", ill(r))
+	}
+	o.Migrations = func(ctx context.Context, db *postgres.DB) (int, bool, error) {
+		if err := w.pg.Shutdown(ctx); err != nil {
+			t.Error(err)
+		}
+		return pending(ctx, db)
+	}
+	if r := w.run(o); r.Status != Critical || r.Checks[0].Name != Connection || !strings.Contains(r.Checks[0].Message, "went away") || len(ill(r)) != 1 {
+		t.Errorf("the server has gone: %+v", ill(r))
+	}
+}
+
 // A job that did its work and found something is reported by the check of what it found, and has not failed; one that failed before it ever
 // succeeded has.
 func TestJobs(t *testing.T) {
@@ -305,15 +352,21 @@ func TestRecord(t *testing.T) {
 
 func TestParseLimit(t *testing.T) {
 	t.Parallel()
-	for text, want := range map[string]float64{"70": 70, "90%": 90, "30s": 30, "5m": 300, "2h": 7200, "1d": 86400, "500MB": 500 << 20, "1.5GB": 1.5 * (1 << 30), "10ms": 0.01} {
-		if got, err := ParseLimit(text, inSeconds); err != nil || got != want {
+	for text, want := range map[string]float64{"70": 70, "90%": 90, "30s": 30, "5m": 300, "2h": 7200, "1d": 86400, "500MB": 500 << 20, "1.5GB": 1.5 * (1 << 30), "2 MiB": 2 << 20, "10ms": 0.01, "5 %": 5} {
+		unit := inSeconds
+		if strings.HasSuffix(text, "B") {
+			unit = bytesHour
+		} else if strings.HasSuffix(text, "%") {
+			unit = inPercent
+		}
+		if got, err := ParseLimit(text, unit); err != nil || got != want {
 			t.Errorf("%s: %v, %v", text, got, err)
 		}
 	}
 	if got, err := ParseLimit("10ms", inMillis); err != nil || got != 10 {
 		t.Errorf("%v, %v", got, err)
 	}
-	for _, text := range []string{"", "much", "5 parsecs", "-", "%"} {
+	for _, text := range []string{"", "much", "5 parsecs", "-", "%", "NaN", "inf", "-1", "1e400", "0x10", "500MB", "90%"} {
 		if got, err := ParseLimit(text, inSeconds); err == nil {
 			t.Errorf("%q is %v", text, got)
 		}

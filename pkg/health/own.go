@@ -102,6 +102,7 @@ func coverage(t managed, now time.Time, c *check) finding {
 		critical = *c.critical
 	}
 	f := measured(float64(ahead), "auditdb partition create "+t.String()+", best by a timer", "%s has partitions for this interval and %d more, of %d that should be ready", t, ahead, t.Ahead)
+	f.judged = true // fewer than the limits are bad, not as many
 	if ahead < 0 {
 		f.value = pointer(0)
 		f.message = fmt.Sprintf("%s has no partition for the current interval, %s: its rows are refused, or go to the default partition", t, current.Text())

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -92,7 +93,7 @@ func (p *probe) askPostgres(ctx context.Context, chosen []check, results []Resul
 		}
 		p.down = &finding{status: Critical, message: unreached(err), hint: cmp.Or(postgres.Hint(err), lookAtServer)}
 		for _, i := range wanted {
-			results[i] = chosen[i].result(unaskedAs("the server is down"))
+			results[i] = chosen[i].result(unaskedAs("the database cannot be reached"))
 		}
 		return
 	}
@@ -118,9 +119,48 @@ func (p *probe) askPostgres(ctx context.Context, chosen []check, results []Resul
 		p.down = &finding{status: Critical, message: p.silence(ctx), hint: lookAtServer}
 		return
 	}
-	if p.o.Record {
+	if p.askAgain(ctx, chosen, results); p.down == nil && p.o.Record {
 		p.record(ctx, chosen, results)
 	}
+}
+
+// wentAway is what was in the way of a check whose connection was lost.
+const wentAway = "the server went away"
+
+// askAgain makes the checks again whose connections were lost. Somebody may have ended a session, which means nothing; a server that has gone is critical.
+func (p *probe) askAgain(ctx context.Context, chosen []check, results []Result) {
+	unanswered := func(r Result) bool { return r.Unasked == wentAway }
+	if !slices.ContainsFunc(results, unanswered) {
+		return
+	}
+	limit, cancel := context.WithTimeout(ctx, p.o.CheckTimeout)
+	defer cancel()
+	var at time.Time
+	err := p.db.Pool().QueryRow(limit, clockSQL).Scan(&at)
+	if err == nil {
+		for i := range chosen {
+			if unanswered(results[i]) {
+				results[i] = p.askOne(ctx, &chosen[i])
+			}
+		}
+	}
+	if slices.ContainsFunc(results, unanswered) {
+		p.down = &finding{status: Critical, message: "the server went away while it was looked at", hint: lookAtServer}
+		if err != nil {
+			p.down.message += ": " + unreached(err)
+		}
+	}
+}
+
+// lost says that an error is that of a connection which has ended, or could not be made any more.
+func lost(err error) bool {
+	switch postgres.SQLState(err) {
+	case "":
+		return postgres.Class(err) == fault.Unavailable
+	case postgres.AdminShutdown, postgres.CrashShutdown, postgres.CannotConnectNow:
+		return true
+	}
+	return false
 }
 
 // connect opens the database and finds out what it is.
@@ -240,6 +280,9 @@ func (p *probe) askOne(ctx context.Context, c *check) Result {
 	case !answered && limit.Err() != nil:
 		p.silent.falls()
 		return c.result(finding{status: Unknown, message: fmt.Sprintf("no answer within %s", p.o.CheckTimeout)})
+	}
+	if lost(err) {
+		return c.result(unaskedAs(wentAway))
 	}
 	if postgres.SQLState(err) == postgres.QueryCanceled {
 		return c.result(finding{status: Unknown, message: fmt.Sprintf("it took longer than %s", p.o.CheckTimeout), hint: "auditdb monitor top shows what the server is busy with"})

@@ -55,6 +55,14 @@ func (c Counters) RatesSince(before Counters) (r Rates) {
 	return r
 }
 
+// MissingGrant is what a role lacks to see the sessions of others; "": nothing.
+func MissingGrant(ctx context.Context, q Querier) (grant string, err error) {
+	if err := q.QueryRow(ctx, missingGrantSQL).Scan(&grant); err != nil {
+		return "", fmt.Errorf("read the rights of the role: %w", err)
+	}
+	return grant, nil
+}
+
 // Session is a session that does something, or holds a transaction open.
 type Session struct {
 	PID                int      `json:"pid"`

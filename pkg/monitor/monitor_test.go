@@ -228,6 +228,23 @@ func TestConnectionsAndRates(t *testing.T) {
 	}
 }
 
+// Who may not see the sessions of others is told so.
+func TestMissingGrant(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, pgtest.Server(t).URL("postgres"), `CREATE ROLE "no body"`, "CREATE ROLE watcher IN ROLE pg_monitor")
+	for role, want := range map[string]string{"postgres": "", "watcher": "", "no body": `GRANT pg_monitor TO "no body"`} {
+		if _, err := conn.Exec(t.Context(), "SET ROLE "+pgx.Identifier{role}.Sanitize()); err != nil {
+			t.Fatal(err)
+		}
+		if grant, err := MissingGrant(t.Context(), conn); err != nil || grant != want {
+			t.Errorf("%s: %q, %v", role, grant, err)
+		}
+		if _, err := conn.Exec(t.Context(), "RESET ROLE"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestGrowth(t *testing.T) {
 	t.Parallel()
 	day := func(n int) time.Time { return time.Date(2026, 1, 1+n, 0, 0, 0, 0, time.UTC) }

@@ -74,7 +74,8 @@ SELECT coalesce(a.usename, ''), coalesce(a.application_name, ''), coalesce(a.dat
   max(extract(epoch FROM clock_timestamp() - a.xact_start))::float8, max(extract(epoch FROM clock_timestamp() - a.state_change))::float8
 FROM pg_stat_activity a WHERE a.backend_type = 'client backend' GROUP BY 1, 2, 3, 4 ORDER BY 5 DESC, 1, 2, 3, 4`
 
-	activitySQL = `
+	missingGrantSQL = `SELECT CASE WHEN pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') THEN '' ELSE 'GRANT pg_monitor TO ' || quote_ident(current_user) END`
+	activitySQL     = `
 SELECT a.pid, coalesce(a.application_name, ''), coalesce(a.usename, ''), coalesce(a.datname, ''), coalesce(a.state, ''), coalesce(a.wait_event_type || ':' || a.wait_event, ''),
   extract(epoch FROM clock_timestamp() - a.xact_start)::float8, extract(epoch FROM clock_timestamp() - a.query_start)::float8, coalesce(a.query, '')
 FROM pg_stat_activity a WHERE a.backend_type = 'client backend' AND a.state <> 'idle' AND a.pid <> pg_backend_pid()
