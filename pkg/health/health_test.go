@@ -194,6 +194,54 @@ func TestRights(t *testing.T) {
 	}
 }
 
+// All checks together, as a role that has no more than pg_monitor and three connections, find a healthy server healthy and write nothing, on a standby too.
+func TestHarmless(t *testing.T) {
+	t.Parallel()
+	bare, err := pgx.Connect(t.Context(), pgtest.Empty(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var counts bool // not all builds of PostgreSQL have pg_stat_statements
+	if err := bare.QueryRow(t.Context(), "SELECT count(*) > 0 FROM pg_available_extensions WHERE name = 'pg_stat_statements'").Scan(&counts); err != nil {
+		t.Fatal(err)
+	}
+	_ = bare.Close(t.Context())
+	w := newWard(t, func(o *embedded.Options) {
+		if counts {
+			o.Settings["shared_preload_libraries"] = "pg_stat_statements"
+		}
+	})
+	w.exec("CREATE ROLE watcher LOGIN IN ROLE pg_monitor, auditdb_reader CONNECTION LIMIT 3")
+	if counts {
+		w.exec("CREATE EXTENSION pg_stat_statements")
+	}
+	w.exec("VACUUM (FREEZE)") // who is the first to read a page after it was changed tidies it
+	standby, caughtUp := pgtest.Standby(t, w.pg)
+	caughtUp()
+	for name, url := range map[string]string{"primary": w.url, "standby": standby.URL("postgres")} {
+		o := w.o
+		o.Open, o.Deep = opener(strings.Replace(url, "postgres@", "watcher@", 1)), true
+		for sick, c := range ill(w.run(o)) {
+			if !slices.Contains(lacks(w.pg.Major()), sick) {
+				t.Errorf("%s: %+v", name, c)
+			}
+		}
+		if !counts {
+			continue
+		}
+		conn, err := pgx.Connect(t.Context(), url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var statements int
+		var wrote string
+		err = conn.QueryRow(t.Context(), "SELECT count(*), coalesce(string_agg(query, E'\\n') FILTER (WHERE wal_bytes > 0), '') FROM pg_stat_statements WHERE userid = 'watcher'::regrole").Scan(&statements, &wrote)
+		if _ = conn.Close(t.Context()); err != nil || statements < 20 || wrote != "" {
+			t.Errorf("%s: of %d statements wrote: %s, %v", name, statements, wrote, err)
+		}
+	}
+}
+
 // A standby is looked at as one, and a paused replay is seen.
 func TestStandby(t *testing.T) {
 	t.Parallel()

@@ -173,9 +173,9 @@ func (s Statement) verb() string {
 	return strings.ToUpper(word)
 }
 
-// readsRows says that the statement looks for rows, which an index could find: CREATE INDEX and ANALYZE have to read all.
+// readsRows says that the statement looks for rows, which an index could find: CREATE INDEX and ANALYZE have to read all, and catalogs get no more indexes.
 func (s Statement) readsRows() bool {
-	return slices.Contains([]string{"SELECT", "WITH", "UPDATE", "DELETE", "MERGE", "INSERT", "DECLARE", "TABLE"}, s.verb())
+	return !strings.Contains(strings.ToLower(s.Query), "from pg_") && slices.Contains([]string{"SELECT", "WITH", "UPDATE", "DELETE", "MERGE", "INSERT", "DECLARE", "TABLE"}, s.verb())
 }
 
 // Own says that the statement is of auditdb's own upkeep: it names auditdb's schema.
