@@ -221,7 +221,8 @@ func TestFaults(t *testing.T) {
 			undo := f.make(w)
 			defer undo()
 			o := w.o
-			o.Deep, o.Limits = f.deep, map[string]Limits{f.check: f.limits}
+			o.Deep, o.Limits = f.deep, unhurried()
+			o.Limits[f.check] = f.limits
 			if f.with != nil {
 				f.with(&o)
 			}

@@ -135,6 +135,7 @@ func (p *probe) askAgain(ctx context.Context, chosen []check, results []Result) 
 	}
 	limit, cancel := context.WithTimeout(ctx, p.o.CheckTimeout)
 	defer cancel()
+	p.db.Pool().Reset() // other connections may be gone as well
 	var at time.Time
 	err := p.db.Pool().QueryRow(limit, clockSQL).Scan(&at)
 	if err == nil {
