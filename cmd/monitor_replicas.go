@@ -56,7 +56,11 @@ func (d monitorReplicasDoc) print(t *output.Table) {
 		t.Line("No standby is connected.")
 	}
 	if r := d.Receiver; r != nil {
-		t.Line("Not replayed: %s, for %s%s.", output.Cell(sizeCell(r.UnreplayedBytes)), output.Cell(secondsCell(r.ReplayDelaySeconds)), map[bool]string{true: "; replay is paused"}[r.Paused])
+		delay := ""
+		if r.ReplayDelaySeconds != nil {
+			delay = ", for " + output.Cell(secondsCell(r.ReplayDelaySeconds))
+		}
+		t.Line("Not replayed: %s%s%s.", output.Cell(sizeCell(r.UnreplayedBytes)), delay, map[bool]string{true: "; replay is paused: SELECT pg_wal_replay_resume()"}[r.Paused])
 	}
 	t.Header("standby", "client", "state", "sync", "not sent", "not on disk", "not replayed", "delay")
 	for _, s := range d.Standbys {

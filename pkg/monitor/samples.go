@@ -51,7 +51,8 @@ func RecordStatements(ctx context.Context, q Querier, now time.Time) error {
 func sampleOf(ctx context.Context, q Querier, o StatementOptions, reset *time.Time) (time.Time, error) {
 	const hint = "auditdb health --record keeps one each hour; call it by a timer"
 	var at *time.Time
-	err := q.QueryRow(ctx, statementSampleSQL, o.Now.Add(-o.Period)).Scan(&at)
+	var standby bool
+	err := q.QueryRow(ctx, statementSampleSQL, o.Now.Add(-o.Period)).Scan(&at, &standby)
 	switch postgres.SQLState(err) {
 	case postgres.UndefinedTable, postgres.InvalidSchemaName:
 		return time.Time{}, fault.New(fault.Config, "auditdb migrate up", "samples are kept in auditdb's schema, which is not there")
@@ -61,6 +62,8 @@ func sampleOf(ctx context.Context, q Querier, o StatementOptions, reset *time.Ti
 	switch {
 	case err != nil:
 		return time.Time{}, fmt.Errorf("look for a sample of statements: %w", err)
+	case standby:
+		return time.Time{}, fault.New(fault.Config, "ask the primary", "samples are of the primary's statements, and this is a standby")
 	case at == nil:
 		return time.Time{}, fault.New(fault.Config, hint, "no sample of statements has been recorded")
 	case reset != nil && reset.After(*at):

@@ -136,4 +136,9 @@ func TestStatementsOfAPeriod(t *testing.T) {
 	if found, s := period(o, old); s.Calls != 2 || s.Unrecorded || !found.Since.After(started) {
 		t.Errorf("after a reset: %+v since %v", s, found.Since)
 	}
+	standby, caughtUp := pgtest.Standby(t, pg)
+	caughtUp()
+	if _, err := SlowStatements(t.Context(), connect(t, standby.URL("postgres")), o); fault.ClassOf(err) != fault.Config || !strings.Contains(err.Error(), "standby") {
+		t.Errorf("on a standby, whose counters are its own: %v", err)
+	}
 }

@@ -37,7 +37,7 @@ WHERE NOT EXISTS (SELECT FROM auditdb.health_sample h WHERE h.check_name = 'stat
 ON CONFLICT DO NOTHING`
 	forgetStatementsSQL = `DELETE FROM auditdb.health_sample WHERE check_name IN ('statement:calls', 'statement:ms', 'statement:rows', 'statement:hit', 'statement:read', 'statement:temp', 'statement:wal') AND taken_at < $1`
 	statementSampleSQL  = `
-SELECT coalesce(max(taken_at) FILTER (WHERE taken_at <= $1), min(taken_at)) FROM auditdb.health_sample WHERE check_name = 'statement:calls'`
+SELECT coalesce(max(taken_at) FILTER (WHERE taken_at <= $1), min(taken_at)), pg_is_in_recovery() FROM auditdb.health_sample WHERE check_name = 'statement:calls'`
 	// A statement whose counters are less than they were had been dropped from the view since. Where the sample has fewer statements than it may have, what is not in it is
 	// new. After a reset there is no sample of that time.
 	periodSQL = `(
