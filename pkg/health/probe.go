@@ -119,7 +119,7 @@ func (p *probe) askPostgres(ctx context.Context, chosen []check, results []Resul
 		p.down = &finding{status: Critical, message: p.silence(ctx), hint: lookAtServer}
 		return
 	}
-	if p.askAgain(ctx, chosen, results); p.down == nil && p.o.Record {
+	if p.askAgain(ctx, chosen, wanted, results); p.down == nil && p.o.Record {
 		p.record(ctx, chosen, results)
 	}
 }
@@ -128,9 +128,10 @@ func (p *probe) askPostgres(ctx context.Context, chosen []check, results []Resul
 const wentAway = "the server went away"
 
 // askAgain makes the checks again whose connections were lost. Somebody may have ended a session, which means nothing; a server that has gone is critical.
-func (p *probe) askAgain(ctx context.Context, chosen []check, results []Result) {
-	unanswered := func(r Result) bool { return r.Unasked == wentAway }
-	if !slices.ContainsFunc(results, unanswered) {
+// Only the wanted results are its own: those of Redis are made at the same time.
+func (p *probe) askAgain(ctx context.Context, chosen []check, wanted []int, results []Result) {
+	unanswered := func(i int) bool { return results[i].Unasked == wentAway }
+	if !slices.ContainsFunc(wanted, unanswered) {
 		return
 	}
 	limit, cancel := context.WithTimeout(ctx, p.o.CheckTimeout)
@@ -139,13 +140,13 @@ func (p *probe) askAgain(ctx context.Context, chosen []check, results []Result) 
 	var at time.Time
 	err := p.db.Pool().QueryRow(limit, clockSQL).Scan(&at)
 	if err == nil {
-		for i := range chosen {
-			if unanswered(results[i]) {
+		for _, i := range wanted {
+			if unanswered(i) {
 				results[i] = p.askOne(ctx, &chosen[i])
 			}
 		}
 	}
-	if slices.ContainsFunc(results, unanswered) {
+	if slices.ContainsFunc(wanted, unanswered) {
 		p.down = &finding{status: Critical, message: "the server went away while it was looked at", hint: lookAtServer}
 		if err != nil {
 			p.down.message += ": " + unreached(err)
