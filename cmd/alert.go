@@ -158,7 +158,7 @@ func newAlerter(app *App, every time.Duration) (*alerter, error) {
 		return nil, err
 	}
 	for i, t := range targets {
-		targets[i] = guardedTarget{t, app.guard(alertBreaker(t), true)}
+		targets[i] = guardedTarget{t, app.guard(alertBreaker(t), false, true)}
 	}
 	a := &alerter{app: app, targets: targets, file: app.Config.Alerts.State, next: max(every, alertNext)}
 	if a.file == "" {

@@ -1,16 +1,14 @@
 package cmd
 
 import (
-	"errors"
-	"io/fs"
+	"context"
+	"time"
 
 	"auditdb/internal/breaker"
-	"auditdb/internal/fault"
 	"auditdb/internal/postgres"
 	"auditdb/internal/redis"
 	"auditdb/pkg/alert"
 	"auditdb/pkg/archive"
-	"auditdb/pkg/integrity/anchors"
 )
 
 // breakerSettings are those of the configuration.
@@ -24,15 +22,18 @@ func (a *App) breakerSettings(shared *redis.Client) breaker.Settings {
 }
 
 // guard is the circuit breaker before a dependency beside the database and its replicas: one for a process, which processes that have opened Redis
-// share. What was asked for wrongly, or is not allowed, is no failure of the dependency. bounded calls end after breaker.timeout.
-func (a *App) guard(name string, bounded bool) *breaker.Breaker {
+// share. spared: calls that nobody needs to be made now, which what others found keeps from being made too. bounded calls end after breaker.timeout.
+func (a *App) guard(name string, spared, bounded bool) *breaker.Breaker {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if b := a.breakers[name]; b != nil {
 		return b
 	}
 	s := a.breakerSettings(a.redis)
-	s.Counts = isFailure
+	s.Counts = breaker.Gone
+	if !spared && s.Shared != nil {
+		s.Shared = announced{s.Shared}
+	}
 	if !bounded {
 		s.Timeout = -1
 	}
@@ -44,13 +45,14 @@ func (a *App) guard(name string, bounded bool) *breaker.Breaker {
 	return b
 }
 
-// isFailure says whether an error means that a dependency does not work, as opposed to an answer that one does not like.
-func isFailure(err error) bool {
-	if class := fault.ClassOf(err); class != "" && class != fault.Unavailable && class != fault.Timeout {
-		return false
-	}
-	return !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrExist) && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, anchors.ErrWriteOnly) &&
-		!alert.IsRefusal(err) && !anchors.IsRefusal(err)
+// announced tells others what became of calls and is not kept from a call by what they found: nothing else can stand in for an archive store or a receiver of
+// alerts, so each run asks at least once.
+type announced struct{ breaker.Shared }
+
+// Look gives the failures alone, which a call that succeeds ends.
+func (s announced) Look(ctx context.Context, name string) (until time.Time, failures uint32, err error) {
+	_, failures, err = s.Shared.Look(ctx, name)
+	return time.Time{}, failures, err
 }
 
 // By names that begin with the kind processes know the circuit breakers.

@@ -1,13 +1,10 @@
 package cmd
 
 import (
-	"context"
 	"errors"
-	"fmt"
-	"io/fs"
-	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -20,8 +17,8 @@ import (
 	"auditdb/internal/pgtest"
 	"auditdb/internal/redis"
 	"auditdb/pkg/alert"
+	"auditdb/pkg/archive"
 	"auditdb/pkg/integrity"
-	"auditdb/pkg/integrity/anchors"
 )
 
 // hangsUp is a web server that ends every connection without an answer, and counts them.
@@ -118,33 +115,72 @@ func TestAlertBreaker(t *testing.T) {
 	}
 }
 
-// What counts as a failure of a dependency.
-func TestIsFailure(t *testing.T) {
-	t.Parallel()
-	for err, want := range map[error]bool{
-		errors.New("connection reset by peer"):               true,
-		&net.OpError{Op: "dial", Err: errors.New("refused")}: true,
-		context.DeadlineExceeded:                             true,
-		fault.New(fault.Unavailable, "", "no answer"):        true,
-		fault.New(fault.Refused, "", "it keeps another log"): false,
-		fault.New(fault.Config, "", "no such bucket"):        false,
-		fault.New(fault.Permission, "", "denied"):            false,
-		fmt.Errorf("object: %w", fs.ErrNotExist):             false,
-		fmt.Errorf("object: %w", fs.ErrExist):                false,
-		fmt.Errorf("folder: %w", fs.ErrPermission):           false,
-		fmt.Errorf("anchor: %w", anchors.ErrWriteOnly):       false,
-	} {
-		if got := isFailure(err); got != want {
-			t.Errorf("%v: %v", err, got)
-		}
-	}
-	site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }))
-	defer site.Close()
-	w, err := alert.NewWebhook(site.URL, "", "")
+// What only refuses does not open a breaker; an archive store or receiver of alerts that others found broken is asked all the same, and its success ends what
+// all have counted.
+func TestEachRunAsks(t *testing.T) { // not parallel: the object store's credentials are in the environment
+	t.Setenv("AWS_ACCESS_KEY_ID", "id")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
+	t.Setenv("AWS_MAX_ATTEMPTS", "1")
+	var status, requests atomic.Int64
+	site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		requests.Add(1)
+		w.WriteHeader(int(status.Load()))
+	}))
+	t.Cleanup(site.Close)
+	redisURL := pgtest.Redis(t)
+	client, err := redis.Open(t.Context(), redisURL, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := w.Send(t.Context(), alert.Notice{New: []alert.Alert{{Check: "x"}}}); err == nil || isFailure(err) {
-		t.Errorf("%v", err)
+	defer func() { _ = client.Close() }()
+	bucket := "s3://bucket/archives?region=x&endpoint=" + url.QueryEscape(site.URL)
+	firing := []alert.Alert{{Check: "x", Severity: alert.Critical}}
+	for name, call := range map[string]func(*App) error{
+		"alert:webhook " + strings.TrimPrefix(site.URL, "http://"): func(app *App) error {
+			a, err := newAlerter(app, 0)
+			if err != nil {
+				return err
+			}
+			return alert.SendAll(t.Context(), a.targets, alert.Notice{New: firing, Firing: firing})
+		},
+		"archive:s3://bucket/archives": func(app *App) error {
+			a, err := app.archiver(t.Context(), nil, nil, integrity.VerifyOptions{})
+			if err != nil {
+				return err
+			}
+			_, _, err = a.Store.Manifest(t.Context(), archive.Entry{URL: "s3://bucket/archives/schema=x/y", Root: strings.Repeat("0", 64)}, nil)
+			return errors.Join(err, a.Store.Close())
+		},
+	} {
+		asked := func(code int) (open bool) {
+			status.Store(int64(code))
+			before := requests.Load()
+			status, _, said := run(t, func(app *App, cmd *cobra.Command) error {
+				app.Config.Breaker.Failures, app.Config.Breaker.Reset = 1, time.Minute
+				app.Config.Alerts.WebhookURL, app.Config.Alerts.State = site.URL, t.TempDir()+"/alerts.json"
+				app.Config.Archive.URL = bucket
+				if _, err := app.Redis(cmd.Context()); err != nil {
+					return err
+				}
+				_ = call(app)
+				return nil
+			}, "--redis-url", redisURL)
+			if status != 0 || requests.Load() == before {
+				t.Errorf("%s: it was not asked: %s", name, said)
+			}
+			until, _, err := redis.Breakers{Client: client}.Look(t.Context(), name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return !until.IsZero()
+		}
+		for _, step := range []struct {
+			code int
+			open bool
+		}{{http.StatusForbidden, false}, {http.StatusServiceUnavailable, true}, {http.StatusServiceUnavailable, true}, {http.StatusNoContent, false}} {
+			if open := asked(step.code); open != step.open {
+				t.Errorf("%s after %d: open %v", name, step.code, open)
+			}
+		}
 	}
 }

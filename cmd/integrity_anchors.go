@@ -40,7 +40,7 @@ func (a *App) anchorAppended(ctx context.Context) {
 
 // guardAnchor keeps commands whose work is done from waiting for an anchor that has failed again and again: the next one brings a newer checkpoint.
 func (a *App) guardAnchor(ctx context.Context, address string, call func(context.Context) error) error {
-	return a.guard(anchorBreaker(address), true).Do(ctx, call)
+	return a.guard(anchorBreaker(address), true, true).Do(ctx, call)
 }
 
 // anchorEvery is how often a run that goes on appending brings its newest checkpoint to the anchors: what is only in the database until then can

@@ -68,7 +68,7 @@ func (a *App) archiver(ctx context.Context, db *postgres.DB, log *integrity.Log,
 	if err != nil {
 		return nil, err
 	}
-	store.Guard(a.guard(archiveBreaker(a.Config.Archive.URL), false).Do)
+	store.Guard(a.guard(archiveBreaker(a.Config.Archive.URL), false, false).Do)
 	if log != nil {
 		log = log.Waiting(a.Config.Wait)
 	}

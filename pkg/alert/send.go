@@ -18,6 +18,7 @@ import (
 	"text/template"
 	"time"
 
+	"auditdb/internal/breaker"
 	"auditdb/internal/fault"
 )
 
@@ -44,18 +45,6 @@ func newPoster(address, what string) (*poster, error) {
 	return &poster{client: &http.Client{Timeout: tryLimit, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}, url: address, host: u.Host, wait: firstWait}, nil
 }
 
-// refusedError is an answer that another try will not change.
-type refusedError struct{ status string }
-
-// Error gives the status.
-func (e refusedError) Error() string { return "it answered " + e.status }
-
-// IsRefusal says whether a receiver works and does not want what it was sent.
-func IsRefusal(err error) bool {
-	var refused refusedError
-	return errors.As(err, &refused)
-}
-
 // post sends body until it is taken, it is refused for good, or the time is over.
 func (p *poster) post(ctx context.Context, body []byte, header http.Header) error {
 	ctx, cancel := context.WithTimeout(ctx, allLimit)
@@ -71,7 +60,8 @@ func (p *poster) post(ctx context.Context, body []byte, header http.Header) erro
 			case <-pause.C:
 			}
 		}
-		if err = p.once(ctx, body, header); err == nil || IsRefusal(err) || ctx.Err() != nil {
+		var answer *breaker.StatusError
+		if err = p.once(ctx, body, header); err == nil || errors.As(err, &answer) && !breaker.Gone(err) || ctx.Err() != nil {
 			return err
 		}
 	}
@@ -96,13 +86,10 @@ func (p *poster) once(ctx context.Context, body []byte, header http.Header) erro
 	}
 	defer func() { _ = r.Body.Close() }()
 	_, _ = io.CopyN(io.Discard, r.Body, 1<<16) // so that the connection can be used again
-	switch {
-	case r.StatusCode < 300:
+	if r.StatusCode < 300 {
 		return nil
-	case r.StatusCode >= 500 || r.StatusCode == http.StatusTooManyRequests || r.StatusCode == http.StatusRequestTimeout:
-		return errors.New("it answered " + r.Status)
 	}
-	return refusedError{r.Status}
+	return &breaker.StatusError{Code: r.StatusCode, Status: r.Status}
 }
 
 // Alertmanager sends to Alertmanager's API, version 2. What fires is sent each time, as Prometheus does; Alertmanager groups and deduplicates it.

@@ -45,11 +45,17 @@ type guarded struct {
 	do func(ctx context.Context, call func(context.Context) error) error
 }
 
+// stage asks a folder. What goes to a bucket is written to this host first, which shows nothing of the bucket.
 func (g guarded) stage(ctx context.Context) (s staged, err error) {
-	err = g.do(ctx, func(ctx context.Context) (err error) {
+	begin := func(ctx context.Context) (err error) {
 		s, err = g.backend.stage(ctx)
 		return err
-	})
+	}
+	if _, local := g.backend.(bucket); local {
+		err = begin(ctx)
+	} else {
+		err = g.do(ctx, begin)
+	}
 	if err != nil {
 		return nil, err
 	}

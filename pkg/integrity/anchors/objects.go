@@ -137,15 +137,6 @@ func OpenS3(ctx context.Context, address string) (*blob.Bucket, error) {
 	return b, nil
 }
 
-// IsRefusal says whether an object store works and does not want, or does not allow, what it was asked for.
-func IsRefusal(err error) bool {
-	switch gcerrors.Code(err) {
-	case gcerrors.NotFound, gcerrors.AlreadyExists, gcerrors.InvalidArgument, gcerrors.PermissionDenied, gcerrors.FailedPrecondition, gcerrors.Unimplemented:
-		return true
-	}
-	return false
-}
-
 func (s bucket) list(ctx context.Context) ([]string, error) {
 	var names []string
 	for it := s.b.List(&blob.ListOptions{Delimiter: "/"}); ; {

@@ -5,12 +5,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"time"
 
+	"auditdb/internal/breaker"
 	"auditdb/internal/postgres"
 	"auditdb/pkg/integrity"
 )
@@ -68,7 +68,7 @@ func call(ctx context.Context, method, address, contentType string, body []byte)
 	case resp.StatusCode == http.StatusNotFound || resp.StatusCode == http.StatusGone:
 		return nil, errNotThere
 	case resp.StatusCode < 200 || resp.StatusCode > 299:
-		return nil, fmt.Errorf("the server answered %s", resp.Status)
+		return nil, &breaker.StatusError{Code: resp.StatusCode, Status: resp.Status}
 	}
 	return text, err
 }
